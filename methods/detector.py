@@ -1,0 +1,217 @@
+"""The contract: what every detector of everline is.
+
+    features = detector.embed(images)     # one backbone pass serves both of the next
+    scores   = detector.score(features)   # reads the state; higher is worse
+    learned  = detector.learn(features)   # the only thing that changes the state
+
+A method subclasses `Detector` (or `FeatureDetector`, in front of which stands a frozen backbone), is a
+keyword-only dataclass whose fields are its parameters, and fills in `_score`, `_learn`, `_pack` and
+`_unpack`. Letters in shapes: B images, C channels, h x w the feature grid, S the side of the input image.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from . import params
+from .backbones import BACKBONES, Backbone
+from .errors import ConfigError, NotLearned, StateError
+from .maps import Upsampler
+from .params import param
+
+STATE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Abilities and needs of a method, as data that pipelines and lines read."""
+
+    needs_normals_first: bool = False  # must see normals only before it may see an unlabelled stream
+    learns_per_image: bool = True  # can take one image at a time
+    gives_map: bool = True  # says where, not only whether
+    bounded_memory: bool = True  # bytes of state stop growing
+    end_to_end: bool = False  # trains its own network; `embed` is the identity
+
+
+@dataclass(frozen=True)
+class Scores:
+    """`image`: float32 (B,), `maps`: float32 (B, S, S); higher is worse, any range."""
+
+    image: Tensor
+    maps: Tensor
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What one call of `learn` did."""
+
+    images: int  # images that the state has taken in
+    loss: float = float("nan")  # NaN where the method has none
+    kept: int = 0  # rows (vectors, nodes, ...) that the state holds now
+    detail: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class State:
+    """A learned state: flat, contiguous CPU tensors and plain JSON-able metadata."""
+
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(t.numel() * t.element_size() for t in self.tensors.values())
+
+
+@dataclass(kw_only=True, eq=False)
+class Detector(ABC):
+    """A visual anomaly detector that can learn from a stream. Raises ConfigError for a bad parameter."""
+
+    name: ClassVar[str]
+    traits: ClassVar[Traits] = Traits()
+
+    size: int = param(224, "side of the square input image", low=32, high=1024, unit="pixels")
+    seed: int = param(0, "seed of everything random", low=0, high=2**31 - 1)
+    device: str = param("cpu", "where to compute: cpu, cuda, cuda:1, ...", recorded=False)
+
+    def __post_init__(self) -> None:
+        for name, kind, _, spec in params.table(type(self)):
+            setattr(self, name, params.check(getattr(self, name), kind, spec, self.name, name))
+        self.images_learned = 0
+        self._rng = torch.Generator().manual_seed(self.seed)  # the only source of chance
+        self._reset()
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The configuration that makes this detector what it is (JSON-able, without `device`)."""
+        rows = params.table(type(self))
+        return {name: getattr(self, name) for name, _, _, spec in rows if spec.recorded}
+
+    @property
+    def ready(self) -> bool:
+        """Whether `score` can answer. Most methods need one image first."""
+        return self.images_learned > 0
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> Tensor:
+        """The frozen part: uint8 RGB (B, 3, S, S) -> what `score` and `learn` take."""
+
+    def score(self, features: Tensor) -> Scores:
+        """Anomaly of each image. Pure: the state stays as it is.
+
+        features: what `embed` returned, B first. Raises NotLearned while `ready` is false.
+        """
+        self._check(features)
+        if not self.ready:
+            raise NotLearned(f"{self.name}: nothing learned yet; learn from at least one image first.")
+        with torch.inference_mode():
+            return self._score(features.to(self.device))
+
+    def learn(self, features: Tensor) -> Learned:
+        """Takes B images into the state, in order, each once."""
+        self._check(features)
+        learned = self._learn(features.to(self.device))
+        self.images_learned += len(features)
+        return learned
+
+    def state(self) -> State:
+        """A copy of everything learned, random-generator and optimiser state included."""
+        tensors = {"rng": self._rng.get_state(), **self._pack()}
+        tensors = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
+        meta = {
+            "format": STATE_FORMAT,
+            "method": self.name,
+            "params": self.params,
+            "images_learned": self.images_learned,
+        }
+        return State(tensors, meta)
+
+    def load_state(self, state: State) -> None:
+        """Takes over a state of the same method and parameters. Raises StateError for any other."""
+        meta, tensors = state.meta, dict(state.tensors)
+        if meta.get("format") != STATE_FORMAT:
+            raise StateError(f"{self.name}: state format {meta.get('format')!r}, expected {STATE_FORMAT}.")
+        if meta.get("method") != self.name:
+            raise StateError(f"{self.name}: this is a state of {meta.get('method')!r}.")
+        mine, theirs = _plain(self.params), _plain(meta.get("params"))
+        if mine != theirs:
+            keys = mine.keys() | (theirs.keys() if isinstance(theirs, dict) else set())
+            differ = sorted(k for k in keys if mine.get(k) != (theirs or {}).get(k))
+            raise StateError(f"{self.name}: the state was made with other parameters: {', '.join(differ)}.")
+        try:
+            rng = tensors.pop("rng")
+            self._reset()
+            self._unpack({k: t.clone().to(self.device) for k, t in tensors.items()})
+            self._rng.set_state(rng.clone())
+            self.images_learned = int(meta["images_learned"])
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise StateError(f"{self.name}: the state is incomplete or misshapen: {error}.") from error
+
+    def _check(self, features: Tensor) -> None:
+        if features.ndim < 2 or not len(features):
+            raise ConfigError(f"{self.name}: expected a batch of features, got shape {tuple(features.shape)}.")
+        if features.is_floating_point() and not bool(torch.isfinite(features).all()):
+            raise ConfigError(f"{self.name}: the features hold NaN or infinity.")
+
+    @abstractmethod
+    def _reset(self) -> None:
+        """Sets up the empty state."""
+
+    @abstractmethod
+    def _score(self, features: Tensor) -> Scores: ...
+
+    @abstractmethod
+    def _learn(self, features: Tensor) -> Learned: ...
+
+    @abstractmethod
+    def _pack(self) -> dict[str, Tensor]:
+        """Everything learned as named tensors (base adds the generator)."""
+
+    @abstractmethod
+    def _unpack(self, tensors: dict[str, Tensor]) -> None:
+        """The reverse of `_pack`; raises KeyError or ValueError for missing or misshapen tensors."""
+
+
+@dataclass(kw_only=True, eq=False)
+class FeatureDetector(Detector):
+    """A detector on patch features of a frozen backbone: `embed` gives float32 (B, C, h, w)."""
+
+    backbone: str = param("efficientnet_lite0", "frozen feature extractor", choices=tuple(BACKBONES))
+    weights: str = param("default", "default, none (random, to test with), or a weights file's path")
+    strides: tuple[int, ...] = param(
+        (4, 8, 16), "strides of the backbone maps that are concatenated", choices=(4, 8, 16, 32)
+    )
+    sigma: float = param(4.0, "Gaussian smoothing of the anomaly map", low=0, high=64, unit="pixels")
+
+    def embed(self, images: Tensor) -> Tensor:
+        """uint8 RGB (B, 3, S, S) -> float32 (B, C, S/8, S/8). Raises WeightsError, ConfigError."""
+        if images.dtype != torch.uint8 or images.shape[1:] != (3, self.size, self.size):
+            want = f"uint8 (B, 3, {self.size}, {self.size})"
+            raise ConfigError(f"{self.name}: expected images {want}, got {images.dtype} {tuple(images.shape)}.")
+        return self.extractor(images)
+
+    @property
+    def extractor(self) -> Backbone:
+        """The backbone, shared by all detectors of this process that name the same one."""
+        return Backbone.shared(self.backbone, self.weights, self.strides, self.device)
+
+    def _check(self, features: Tensor) -> None:
+        if features.ndim != 4:
+            raise ConfigError(f"{self.name}: expected features (B, C, h, w), got {tuple(features.shape)}.")
+        super()._check(features)
+
+    def _finish(self, patches: Tensor) -> Scores:
+        """Patch anomalies (B, h, w) -> smoothed full-size maps and their maxima."""
+        maps = Upsampler.shared(tuple(patches.shape[1:]), self.size, self.sigma)(patches)
+        return Scores(image=maps.amax(dim=(1, 2)), maps=maps)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that what came back from JSON compares equal."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
