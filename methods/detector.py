@@ -146,9 +146,13 @@ class Detector(ABC):
             rng = tensors.pop("rng")
             self._reset()
             self._unpack({k: t.clone().to(self.device) for k, t in tensors.items()})
+            strange = self._pack().keys() ^ tensors.keys()
+            if strange:
+                raise KeyError(", ".join(sorted(strange)))
             self._rng.set_state(rng.clone())
             self.images_learned = int(meta["images_learned"])
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            self._reset()
             raise StateError(f"{self.name}: the state is incomplete or misshapen: {error}.") from error
 
     def _check(self, features: Tensor) -> None:
