@@ -1,0 +1,45 @@
+# The two commands of a newcomer: `make demo` and `make test`. Everything else is listed by `make help`.
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+DATA ?= ../shared/data
+
+.PHONY: help setup demo test check format lock results clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY) ## make .venv with the pinned dependencies and everline itself
+
+$(READY): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "everline needs Python 3.11 or newer: make setup PYTHON=python3.12")'
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps uv==$(UV_VERSION)
+	$(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@mkdir -p $(VENV)/typing && ln -sfn ../.. $(VENV)/typing/everline
+	@touch $@
+
+demo: setup ## the main job on real solar cells: two lines learn, are versioned, killed, served (ARGS="--images 200")
+	$(BIN)/everline demo $(ARGS)
+
+test: setup ## all tests (ARGS="-k log")
+	$(BIN)/pytest $(ARGS)
+
+check: setup ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd $(VENV)/typing && ../bin/mypy --config-file everline/pyproject.toml $(addprefix -p everline.,methods platform deploy pipelines)
+
+format: setup ## mend what can be mended by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## pin everything anew (needs uv: make setup)
+	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	  --custom-compile-command "make lock" --extra demo --extra dev pyproject.toml -o requirements.lock
+
+clean: ## remove the environment and what tools left
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,317 @@
+"""One line: its log, its learner, the version that gives verdicts. No Ray in here.
+
+The journey of an image: decode, embed, score with the current version, append to the log, acknowledge;
+then (in `settle`, before the next image is scored) learn, and publish what is due. After a crash `Line`
+loads the last checkpoint and applies the records behind it: the state is what it would have been.
+"""
+
+import logging
+import time
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..methods.detector import Detector, State
+from ..methods.errors import ConfigError, StateError, TrackingError
+from ..methods.registry import restore
+from .calibration import Calibration
+from .checkpoints import Checkpoints
+from .fold import Fold, Publish
+from .images import prepare
+from .log import LogReader, LogWriter, line_folder
+from .record import Record
+from .settings import LineSettings
+from .statefiles import digest
+
+log = logging.getLogger("everline.line")
+MAX_ID = 256
+RETRY_S = 10.0
+
+
+class Publisher(Protocol):
+    """What a line needs of the versions' registry (platform/versions.py)."""
+
+    def publish(
+        self, state: State, calibration: Calibration, *, watermark: int, key: str, tags: dict[str, str]
+    ) -> int: ...
+
+    def load(self, version: int) -> tuple[State, Calibration]: ...
+
+    def current(self) -> int | None: ...
+
+    def rollback(self, version: int | None = None) -> int: ...
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The answer to one image. Scores are None while the line has no version yet (verdict `learning`)."""
+
+    line: str
+    id: str
+    record: int
+    verdict: str  # pass, reject or learning
+    score: float | None = None
+    p_value: float | None = None
+    threshold: float | None = None
+    version: int | None = None
+    calibrated: bool = False  # whether the threshold can promise the false-reject rate
+    admitted: bool = False  # whether the line learns from it
+    duplicate: bool = False  # the id was in the log already: nothing was appended or learned
+
+
+class Scorer:
+    """A published version at work: an immutable detector and its calibration."""
+
+    def __init__(self, version: int, state: State, calibration: Calibration, device: str = "cpu") -> None:
+        self.version, self.calibration = version, calibration
+        self.detector: Detector = restore(state, device)
+
+    def judge(self, features: Tensor) -> tuple[dict[str, Any], Tensor]:
+        """features (1, C, h, w) -> the verdict's fields of `Inspection`, and the map (S, S)."""
+        scores = self.detector.score(features)
+        score, calibration = float(scores.image[0]), self.calibration
+        return {
+            "score": score,
+            "verdict": calibration.verdict(score),
+            "p_value": calibration.p_value(score),
+            "threshold": calibration.threshold,
+            "version": self.version,
+            "calibrated": calibration.calibrated,
+        }, scores.maps[0]
+
+
+class Line:
+    """The one writer of a line's log. Not thread-safe: platform/actor.py holds the lock."""
+
+    def __init__(self, name: str, settings: LineSettings, store: Path, versions: Publisher) -> None:
+        """Opens or creates the line's log and recovers. Raises SecondWriter, Corrupt, ConfigError."""
+        torch.set_num_threads(settings.threads)
+        self.name, self.settings, self.versions = name, settings, versions
+        self.folder = line_folder(store, name)
+        self.writer = LogWriter.open(self.folder)
+        self.reader = LogReader(self.folder)
+        self.ids: dict[str, int] = self.reader.ids()
+        self.checkpoints = Checkpoints(self.folder / "checkpoints")
+        self.fold = self._fresh_fold()
+        self.scorer: Scorer | None = None
+        self._features: OrderedDict[int, Tensor] = OrderedDict()  # of records that are not applied yet
+        self._pending: list[Record] = []
+        self._outbox: list[Publish] = []
+        self._retry_at = 0.0  # monotonic seconds; before that MLflow is not asked again
+        self._recover()
+
+    def inspect(
+        self, data: bytes, id: str, *, learn: bool = True, judged: tuple[Tensor, dict[str, Any] | None] | None = None
+    ) -> Inspection:
+        """One image: verdict, record, acknowledgement. What follows from it happens in `settle`.
+
+        data: an encoded image as it came. id: 1 to 256 characters; one that is in the log already is
+        answered from the log. judged: features and verdict, where a serving replica made them already.
+        Raises ImageError, ConfigError, NoSpace, SecondWriter; then nothing was recorded.
+        """
+        if not 0 < len(id) <= MAX_ID or not id.isprintable():
+            raise ConfigError(f"line {self.name}: an image's id has 1 to {MAX_ID} printable characters.")
+        self.settle()
+        if id in self.ids:
+            return self._known(id)
+        features, verdict = judged or self._judge(data)
+        verdict = verdict or {"verdict": "learning"}
+        record = Record(
+            kind="image",
+            id=id,
+            time_ns=time.time_ns(),
+            image=data,
+            admitted=learn and verdict["verdict"] != "reject",
+            data={"calibrated": verdict.get("calibrated", False)},
+            **{k: verdict.get(k) for k in ("score", "p_value", "threshold", "version", "verdict")},
+        )
+        (record,) = self.writer.append([record])
+        self.ids[id] = record.seq
+        self._pending.append(record)
+        self._features[record.seq] = features
+        return _answer(self.name, record)
+
+    def settle(self) -> None:
+        """Applies every record that is not applied yet, and carries out what follows from it."""
+        while self._pending:
+            record = self._pending[0]
+            ready = self.fold.apply(record, self._embed)
+            self._pending.pop(0)
+            self._features.pop(record.seq, None)
+            if ready is not None:
+                self._outbox.append(ready)
+            self._publish_due()
+            if (record.seq + 1) % self.settings.checkpoint_every == 0:
+                self.checkpoint()
+
+    def rollback(self, version: int | None = None) -> int:
+        """Makes an older version (or the one before) current again, as a record. Raises UnknownVersion."""
+        self.settle()
+        number = self.versions.rollback(version)
+        state, calibration = self.versions.load(number)
+        self._append_event("rollback", number)
+        self.scorer = Scorer(number, state, calibration, self.settings.device)
+        return number
+
+    def score(self, features: Tensor) -> Tensor:
+        """Image scores (B,) by the learner as it stands; changes nothing."""
+        self.settle()
+        return self.fold.learner.score(features).image
+
+    def checkpoint(self) -> None:
+        """Saves the fold, so that a recovery need not start from the first record.
+
+        Not while a publication waits: it exists only as something the records behind a checkpoint lead to.
+        """
+        if self._outbox:
+            return
+        states, meta = self.fold.pack()
+        self.checkpoints.save(self.fold.watermark, states, meta)
+
+    def status(self) -> dict[str, Any]:
+        """Plain values for tables, HTTP and JSON."""
+        scorer, learner = self.scorer, self.fold.learner
+        return {
+            "line": self.name,
+            "method": self.settings.method,
+            **self.fold.counts,
+            "records": self.writer.next_seq,
+            "images_learned": learner.images_learned,
+            "version": scorer.version if scorer else None,
+            "calibrated": bool(scorer and scorer.calibration.calibrated),
+            "threshold": scorer.calibration.threshold if scorer else None,
+            "false_reject_rate": self.settings.false_reject_rate,
+            "state_bytes": learner.state().nbytes,
+            "epoch": self.writer.epoch,
+        }
+
+    def digest(self) -> str:
+        """A checksum over the learner's whole state: equal digests, equal bits."""
+        self.settle()
+        return digest(self.fold.learner.state())
+
+    def close(self) -> None:
+        """Applies what is pending, saves a checkpoint and gives up the log."""
+        try:
+            self.settle()
+            self.checkpoint()
+        finally:
+            self.writer.close()
+
+    def _judge(self, data: bytes) -> tuple[Tensor, dict[str, Any] | None]:
+        features = self.fold.learner.embed(prepare(data, self.fold.learner.size)[None])
+        return features, self.scorer.judge(features)[0] if self.scorer else None
+
+    def _embed(self, record: Record) -> Tensor:
+        """Features of a record: still at hand, or made again from the logged bytes (equal bits)."""
+        if record.seq in self._features:
+            return self._features[record.seq]
+        if record.image is None:
+            raise StateError(f"line {self.name}: record {record.seq} has no image to learn from.")
+        return self.fold.learner.embed(prepare(record.image, self.fold.learner.size)[None])
+
+    def _known(self, id: str) -> Inspection:
+        """The first answer that an id got."""
+        seq = self.ids[id]
+        self.reader.refresh()
+        (record,) = self.reader.get([seq])
+        return _answer(self.name, record, duplicate=True)
+
+    def _publish_due(self) -> None:
+        """Publishes what waits, oldest first. While MLflow does not answer the line goes on, and asks again later."""
+        while self._outbox and time.monotonic() >= self._retry_at:
+            try:
+                self._publish(self._outbox[0])
+            except TrackingError as error:
+                self._retry_at = time.monotonic() + RETRY_S
+                log.warning("line %s: a version waits to be published: %s", self.name, error)
+                return
+            self._outbox.pop(0)
+
+    def _publish(self, ready: Publish) -> None:
+        tags = {"threads": str(self.settings.threads), "torch": str(torch.__version__)}
+        number = self.versions.publish(
+            ready.state, ready.calibration, watermark=ready.watermark, key=self._key(ready), tags=tags
+        )
+        self._append_event("publish", number, key=self._key(ready), watermark=ready.watermark)
+        self.scorer = Scorer(number, ready.state, ready.calibration, self.settings.device)
+        log.info("line %s: version %d is current (learned up to record %d)", self.name, number, ready.watermark)
+
+    def _key(self, ready: Publish) -> str:
+        """Names a publication once and for all: another method over the same log gives other versions."""
+        state = State({}, {k: ready.state.meta[k] for k in ("method", "params")})
+        return f"{self.name}/{ready.key}/{digest(state)[:12]}"
+
+    def _append_event(self, kind: str, version: int, **data: Any) -> None:
+        """A publish or rollback record; it is applied after the records that are still pending."""
+        (record,) = self.writer.append(
+            [
+                Record(
+                    kind=kind, id=f"{kind}-{self.writer.next_seq}", time_ns=time.time_ns(), version=version, data=data
+                )
+            ]
+        )
+        self._pending.append(record)
+
+    def _fresh_fold(self) -> Fold:
+        s = self.settings
+        return Fold(
+            s.method,
+            s.params,
+            device=s.device,
+            false_reject_rate=s.false_reject_rate,
+            publish_every=s.publish_every,
+        )
+
+    def _recover(self) -> None:
+        """Last checkpoint, then the records behind it; then whatever was decided but not carried out."""
+        latest = self.checkpoints.latest()
+        if latest is not None:
+            _, states, meta = latest
+            try:
+                self.fold.unpack(states, meta)
+            except StateError as error:  # another method over yesterday's log
+                log.warning("line %s: folding the whole log again, since %s", self.name, error)
+                self.fold = self._fresh_fold()
+        undone: dict[str, Publish] = {}
+        for record in self.reader.records(after=self.fold.watermark):
+            ready = self.fold.apply(record, self._embed)
+            if ready is not None:
+                undone = {self._key(ready): ready}  # an older one that never went out is superseded
+            if record.kind == "publish":
+                undone.pop(record.data.get("key", ""), None)
+        if self.fold.current is not None:
+            self.scorer = Scorer(self.fold.current, *self.versions.load(self.fold.current), self.settings.device)
+            if self.versions.current() != self.fold.current:  # died between the record and the alias
+                self.versions.rollback(self.fold.current)
+        self._outbox = list(undone.values())
+        self._publish_due()
+        self.settle()
+
+
+def _answer(line: str, record: Record, duplicate: bool = False) -> Inspection:
+    return Inspection(
+        line=line,
+        id=record.id,
+        record=record.seq,
+        verdict=record.verdict or "learning",
+        score=record.score,
+        p_value=record.p_value,
+        threshold=record.threshold,
+        version=record.version,
+        calibrated=bool(record.data.get("calibrated")),
+        admitted=bool(record.admitted),
+        duplicate=duplicate,
+    )
+
+
+def plain(inspection: Inspection) -> dict[str, Any]:
+    """JSON-able; an infinite threshold (no scores yet) becomes None."""
+    out = asdict(inspection)
+    if out["threshold"] == float("inf"):
+        out["threshold"] = None
+    return out

@@ -1,0 +1,109 @@
+"""A fleet is one file: the settings table, and the reader that checks YAML against it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..methods import params
+from ..methods.errors import ConfigError, UnknownLine, UnknownName
+from ..methods.params import param
+from ..methods.registry import build
+
+MAX_FILE = 2**20
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+SAMPLE = "store: ./everline-data\nlines:\n  mono: {method: coreset}\n"
+
+
+@dataclass(kw_only=True)
+class LineSettings:
+    """What a fleet file may say of one line; `params` are the method's own (see `everline methods`)."""
+
+    method: str = param("coreset", "detector of the line")
+    false_reject_rate: float = param(0.01, "share of good parts that may be rejected", low=0, high=0.5, open_low=True)
+    publish_every: int = param(
+        200, "learned images between two snapshots, once past 25, 50, 100", low=25, unit="images"
+    )
+    checkpoint_every: int = param(100, "records between two checkpoints", low=1, unit="records")
+    threads: int = param(
+        1, "CPU threads of the line's detector; part of what makes a rebuild bit-equal", low=1, high=64
+    )
+    device: str = param("cpu", "where the detector computes: cpu, cuda, cuda:1, ...")
+    gpus: float = param(0.0, "share of a GPU that Ray reserves for the line", low=0, high=64)
+    params: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        build(self.method, **self.params)  # refuses what the method does not know, before anything starts
+
+
+@dataclass(kw_only=True)
+class Fleet:
+    """Lines by name, where they keep their logs, and where their versions are tracked."""
+
+    store: Path
+    tracking: str
+    lines: dict[str, LineSettings]
+
+    def line(self, name: str) -> LineSettings:
+        """The settings of a line. Raises UnknownLine with the lines there are."""
+        if name not in self.lines:
+            raise UnknownLine(f"unknown line {name!r}; this fleet has: {', '.join(sorted(self.lines)) or 'none'}.")
+        return self.lines[name]
+
+
+def read_fleet(path: Path) -> Fleet:
+    """A fleet file; relative paths in it start at its own folder. Raises ConfigError, UnknownName."""
+    try:
+        if path.stat().st_size > MAX_FILE:
+            raise ConfigError(f"{path}: a fleet file has at most {MAX_FILE} bytes.")
+        plain = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no fleet file {path}. A small one:\n\n{SAMPLE}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    return parse_fleet(plain, path.resolve().parent, str(path))
+
+
+def parse_fleet(plain: Any, base: Path, who: str = "fleet") -> Fleet:
+    """Checks what YAML gave. `base`: where relative paths start."""
+    plain = _mapping(plain, who)
+    _known(plain, ("store", "tracking", "lines"), who)
+    lines = _mapping(plain.get("lines", {}), f"{who}: lines")
+    if not lines:
+        raise ConfigError(f"{who}: no lines. A small fleet file:\n\n{SAMPLE}")
+    store = (base / str(plain.get("store", "everline-data"))).resolve()
+    tracking = _tracking(str(plain.get("tracking") or f"sqlite:///{store}/mlflow.db"), base)
+    return Fleet(store=store, tracking=tracking, lines={str(n): parse_line(str(n), s, who) for n, s in lines.items()})
+
+
+def parse_line(name: str, plain: Any, who: str = "fleet") -> LineSettings:
+    """One line's entry; empty means all defaults."""
+    where = f"{who}: line {name}"
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"{where}: a line's name has 1 to 64 letters, digits, '-', '_', '.', none of them first.")
+    given = dict(_mapping(plain or {}, where))
+    own = _mapping(given.pop("params", {}) or {}, f"{where}: params")
+    known = [row[0] for row in params.table(LineSettings)]
+    _known(given, (*known, "params"), where)
+    return LineSettings(**params.parse(LineSettings, given, where), params=dict(own))
+
+
+def _tracking(uri: str, base: Path) -> str:
+    """A relative sqlite path starts at the fleet file's folder, as every other path in it."""
+    prefix = "sqlite:///"
+    return f"{prefix}{(base / uri.removeprefix(prefix)).resolve()}" if uri.startswith(prefix) else uri
+
+
+def _mapping(plain: Any, who: str) -> Mapping[str, Any]:
+    if not isinstance(plain, Mapping):
+        raise ConfigError(f"{who}: expected names with values, got {type(plain).__name__}.")
+    return plain
+
+
+def _known(given: Mapping[str, Any], known: tuple[str, ...], who: str) -> None:
+    for name in given:
+        if name not in known:
+            raise UnknownName.among(who, "setting", str(name), known)
