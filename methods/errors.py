@@ -13,6 +13,7 @@
     │   ├── SecondWriter       another process writes this line's log
     │   └── NoSpace            the disk is full; nothing that was acknowledged is lost
     ├── UnknownLine            no such line in this fleet
+    ├── LineDown               the line's process does not answer (yet): send the same thing again
     ├── UnknownVersion         no such version of this line
     ├── TrackingError          MLflow could not be reached or answered with an error
     └── PortInUse              the HTTP port is taken
@@ -82,6 +83,10 @@ class NoSpace(StoreError):
 
 class UnknownLine(EverlineError):
     """No such line in this fleet."""
+
+
+class LineDown(EverlineError):
+    """The line's process died or is coming back. What it acknowledged is safe; send the same thing again."""
 
 
 class UnknownVersion(EverlineError):

@@ -18,7 +18,7 @@ import ray
 import torch
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from ..methods.errors import EverlineError, StoreError, UnknownLine
+from ..methods.errors import EverlineError, LineDown, StoreError, UnknownLine
 from .line import Line, plain
 from .settings import Fleet, LineSettings
 from .versions import Versions
@@ -86,21 +86,23 @@ class LineActor:
             log.exception("line %s could not learn", self._line.name)
 
 
-def start_line(name: str, fleet: Fleet) -> Any:
-    """The handle of a line's actor, which is started if it does not run. Raises UnknownLine, ..."""
+def start_line(name: str, fleet: Fleet) -> tuple[Any, bool]:
+    """The handle of a line's actor, and whether it had to be started. Raises UnknownLine, SecondWriter, ..."""
     settings = fleet.line(name)
-    actor = ray.remote(LineActor).options(
-        name=f"line:{name}",
-        namespace=NAMESPACE,
-        get_if_exists=True,
-        max_restarts=-1,
-        max_concurrency=64,
-        num_cpus=0,
-        num_gpus=settings.gpus,
-    )
-    handle = actor.remote(name, settings, str(fleet.store), fleet.tracking)
-    answer(handle.status.remote())
-    return handle
+    try:
+        return line_handle(name), False
+    except UnknownLine:
+        actor = ray.remote(LineActor).options(
+            name=f"line:{name}",
+            namespace=NAMESPACE,
+            max_restarts=-1,
+            max_concurrency=64,
+            num_cpus=0,
+            num_gpus=settings.gpus,
+        )
+        handle = actor.remote(name, settings, str(fleet.store), fleet.tracking)
+        answer(handle.status.remote())
+        return handle, True
 
 
 def line_handle(name: str) -> Any:
@@ -114,7 +116,7 @@ def line_handle(name: str) -> Any:
 def answer(ref: Any, timeout_s: float | None = None) -> Any:
     """The result behind a reference, with everline's own errors as they were raised.
 
-    Raises ConnectionError while the actor is gone or coming back: send the same thing again.
+    Raises LineDown while the actor is gone or coming back: send the same thing again.
     """
     try:
         return ray.get(ref, timeout=timeout_s)
@@ -140,17 +142,17 @@ def translated(error: Exception) -> Exception:
     ):
         return StoreError(str(error).strip().splitlines()[-1])
     if isinstance(error, RayActorError | GetTimeoutError):
-        return ConnectionError(f"the line's process does not answer: {type(error).__name__}")
+        return LineDown(f"the line's process does not answer: {type(error).__name__}")
     return error
 
 
 def insist(ask: Any, patience_s: float = 60.0, pause_s: float = 0.2) -> Any:
-    """Calls `ask()` (which returns a reference) until it is answered; raises ConnectionError after `patience_s`."""
+    """Calls `ask()` (which returns a reference) until it is answered; raises LineDown after `patience_s`."""
     give_up = time.monotonic() + patience_s
     while True:
         try:
             return answer(ask())
-        except ConnectionError:
+        except LineDown:
             if time.monotonic() > give_up:
                 raise
             time.sleep(pause_s)

@@ -1,0 +1,126 @@
+"""`everline lines`, `versions`, `rollback` and `log verify`: looking at a fleet and its logs."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from ..methods.errors import UnknownLine
+from ..platform.actor import answer, line_handle, start_line
+from ..platform.cluster import connect, disconnect
+from ..platform.log import line_folder, verify
+from ..platform.settings import Fleet, read_fleet
+from ..platform.versions import Versions, prepare_tracking
+from .console import OUT, fleet_option, json_option, show_table, write_json
+
+
+@click.command()
+@fleet_option
+@json_option
+def lines(fleet_file: Path, json_file: Path | None) -> None:
+    """The lines of a fleet: method, records in the log, current version."""
+    fleet = read_fleet(fleet_file)
+    prepare_tracking(fleet.tracking)
+    found = []
+    for name, settings in fleet.lines.items():
+        folder = line_folder(fleet.store, name)
+        checked = verify(folder, quick=True) if folder.is_dir() else None
+        current = Versions(fleet.tracking, name).current()
+        found.append(
+            {
+                "line": name,
+                "method": settings.method,
+                "records": checked.records if checked else 0,
+                "inspected": checked.inspected if checked else 0,
+                "version": current,
+            }
+        )
+    write_json(found, json_file)
+    if str(json_file) != "-":
+        show_table("lines", list(found[0]), [row.values() for row in found])
+
+
+@click.command()
+@click.argument("line")
+@fleet_option
+@json_option
+def versions(line: str, fleet_file: Path, json_file: Path | None) -> None:
+    """The published versions of LINE, newest first."""
+    fleet = _fleet_with(line, fleet_file)
+    found = [asdict(version) for version in Versions(fleet.tracking, line).list()]
+    write_json(found, json_file)
+    if str(json_file) != "-":
+        columns = ["version", "alias", "learned images", "watermark", "threshold", "calibrated", "method", "made"]
+        show_table(
+            f"versions of {line}",
+            columns,
+            [
+                (
+                    v["version"],
+                    ", ".join(v["aliases"]),
+                    v["images_learned"],
+                    v["watermark"],
+                    v["threshold"],
+                    "yes" if v["calibrated"] else "no",
+                    v["method"],
+                    datetime.fromtimestamp(v["created_ms"] / 1000, UTC).isoformat(timespec="seconds"),
+                )
+                for v in found
+            ],
+        )
+
+
+@click.command()
+@click.argument("line")
+@click.argument("version", type=int, required=False)
+@fleet_option
+@json_option
+def rollback(line: str, version: int | None, fleet_file: Path, json_file: Path | None) -> None:
+    """Make VERSION of LINE current again; without VERSION, the one before the current one."""
+    fleet = _fleet_with(line, fleet_file)
+    connect()
+    try:
+        try:
+            handle, started = line_handle(line), False
+        except UnknownLine:
+            handle, started = start_line(line, fleet)
+        number = answer(handle.rollback.remote(version))
+        if started:
+            answer(handle.close.remote(), timeout_s=60)
+    finally:
+        disconnect()
+    write_json({"line": line, "version": number}, json_file)
+    if str(json_file) != "-":
+        OUT.print(f"{line}: version {number} is current")
+
+
+@click.group()
+def log() -> None:
+    """Look into a line's log."""
+
+
+@log.command("verify")
+@click.argument("line")
+@fleet_option
+@json_option
+def verify_log(line: str, fleet_file: Path, json_file: Path | None) -> None:
+    """Check every checksum of LINE's log, the order of its records, and that no image is in it twice."""
+    fleet = read_fleet(fleet_file)
+    fleet.line(line)
+    found = verify(line_folder(fleet.store, line))
+    write_json(asdict(found), json_file)
+    if str(json_file) != "-":
+        OUT.print(f"{line}: {found.records} records, {found.inspected} images, {found.unique} different ids")
+        for problem in found.problems:
+            OUT.print(f"  {problem}", markup=False)
+        OUT.print("ok" if found.ok else "not ok")
+    if not found.ok:
+        raise SystemExit(1)
+
+
+def _fleet_with(line: str, fleet_file: Path) -> Fleet:
+    fleet = read_fleet(fleet_file)
+    fleet.line(line)
+    prepare_tracking(fleet.tracking)
+    return fleet

@@ -1,0 +1,78 @@
+"""The command line: `everline`. A command's module is imported when it is called, so that help is quick."""
+
+import importlib
+import logging
+import sys
+from typing import Any
+
+import click
+
+from ..methods.errors import ConfigError, EverlineError
+
+COMMANDS = {  # name: (module, attribute, first line of its help)
+    "compare": ("compare", "compare", "Compare result records in one table."),
+    "demo": ("demo", "demo", "The main job on real images: two lines learn, are killed, versioned and served."),
+    "doctor": ("doctor", "doctor", "What this machine can run, and the mend for what it cannot."),
+    "evaluate": ("evaluate", "evaluate", "Run a protocol with a method on folders of images."),
+    "lines": ("lines", "lines", "The lines of a fleet and what they know."),
+    "log": ("lines", "log", "Look into a line's log: verify."),
+    "methods": ("methods", "methods", "The registered methods with their traits and parameters."),
+    "rollback": ("lines", "rollback", "Make an older version of a line current again."),
+    "serve": ("serve", "serve", "Answer HTTP requests with the current versions of a fleet."),
+    "stream": ("stream", "stream", "Feed a folder of images to a line, which inspects and learns them."),
+    "versions": ("lines", "versions", "The published versions of a line."),
+}
+
+
+class Lazy(click.Group):
+    """A group that knows its commands' names and help without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[name]
+        command: click.Command = getattr(importlib.import_module(f".{module}", __package__), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][2]) for name in sorted(COMMANDS)])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        from ..methods.errors import UnknownName
+
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise UnknownName.among("everline", "command", args[0], COMMANDS)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="everline")
+@click.option("-v", "--verbose", is_flag=True, help="Say more on standard error.")
+def cli(verbose: bool) -> None:
+    """Online, continual visual inspection: detectors that learn from the line while they inspect it."""
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO if verbose else logging.WARNING)
+
+
+def main() -> None:
+    """Runs a command; everline's own errors end it with one clear line (2: the call was wrong; 1: it failed)."""
+    try:
+        sys.exit(cli.main(standalone_mode=False))
+    except click.exceptions.Abort:
+        click.echo("stopped.", err=True)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        click.echo("stopped.", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ConfigError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except EverlineError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,43 @@
+"""Ray: join the cluster that runs here, or start a local one."""
+
+import logging
+import os
+
+import psutil
+import ray
+
+from .actor import NAMESPACE
+
+MIB = 2**20
+
+
+def connect() -> bool:
+    """Joins a running cluster (RAY_ADDRESS, or one of this machine); else starts one. True where it was started."""
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # an actor without a GPU share keeps its view
+    try:
+        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), namespace=NAMESPACE, **_quiet())
+        return False
+    except ConnectionError:
+        if "RAY_ADDRESS" in os.environ:
+            raise
+    ray.init(
+        address="local",
+        namespace=NAMESPACE,
+        include_dashboard=False,
+        num_cpus=max(4, os.cpu_count() or 1),  # lines reserve none: logical slots for Serve's own actors
+        object_store_memory=min(512 * MIB, psutil.virtual_memory().available // 8),
+        **_quiet(),
+    )
+    return True
+
+
+def disconnect() -> None:
+    """Leaves the cluster; one that `connect` started ends with it."""
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+def _quiet() -> dict[str, object]:
+    return {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": True}

@@ -1,0 +1,68 @@
+"""A fleet file: defaults, checks, and errors that say where and what."""
+
+from pathlib import Path
+
+import pytest
+from everline.methods.errors import ConfigError, UnknownLine, UnknownName
+from everline.platform.settings import parse_fleet, read_fleet
+
+
+def test_a_small_file_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "fleet.yaml").write_text("store: data\ntracking: sqlite:///data/m.db\nlines: {a: {method: padim}}\n")
+    fleet = read_fleet(tmp_path / "fleet.yaml")
+    assert fleet.store == tmp_path / "data"
+    assert fleet.tracking == f"sqlite:///{tmp_path}/data/m.db"
+    assert fleet.line("a").method == "padim"
+    assert fleet.line("a").false_reject_rate == 0.01
+
+
+def test_the_defaults_of_the_defaults(tmp_path: Path) -> None:
+    fleet = parse_fleet({"lines": {"a": None}}, tmp_path)
+    assert fleet.line("a").method == "coreset"
+    assert fleet.tracking.startswith("sqlite:///")
+
+
+def test_a_server_address_stays_as_it_is(tmp_path: Path) -> None:
+    assert parse_fleet({"tracking": "http://127.0.0.1:5000", "lines": {"a": {}}}, tmp_path).tracking.endswith(":5000")
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        ([], "expected names"),
+        ({}, "no lines"),
+        ({"lines": {"a": {}}, "stroe": "x"}, "'stroe'; did you mean store"),
+        ({"lines": {"../a": {}}}, "name"),
+        ({"lines": {".a": {}}}, "name"),
+        ({"lines": {"a": {"methd": "padim"}}}, "line a.*'methd'; did you mean method"),
+        ({"lines": {"a": {"method": "padmi"}}}, "'padmi'; did you mean padim"),
+        ({"lines": {"a": {"params": {"sede": 1}}}}, "'sede'; did you mean.*seed"),
+        ({"lines": {"a": {"false_reject_rate": 2}}}, "false_reject_rate must be in"),
+        ({"lines": {"a": {"threads": "many"}}}, "threads must be a whole number"),
+    ],
+)
+def test_mistakes_are_named(plain: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_fleet(plain, tmp_path)
+
+
+def test_a_missing_file_shows_a_sample(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="A small one"):
+        read_fleet(tmp_path / "fleet.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: [", "!!python/object/apply:os.system ['true']", "\x00"])
+def test_hostile_yaml_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text(text)
+    with pytest.raises(ConfigError):
+        read_fleet(tmp_path / "f.yaml")
+
+
+def test_an_unknown_line_is_told_the_known_ones(tmp_path: Path) -> None:
+    fleet = parse_fleet({"lines": {"mono": {}, "poly": {}}}, tmp_path)
+    with pytest.raises(UnknownLine, match="mono, poly"):
+        fleet.line("momo")
+
+
+def test_unknown_names_are_config_errors() -> None:
+    assert issubclass(UnknownName, ConfigError)
