@@ -1,0 +1,34 @@
+"""Nearest neighbours and greedy k-center on plain tensors, for methods that keep a bank of vectors."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def nearest(queries: Tensor, bank: Tensor) -> Tensor:
+    """Euclidean distance of each query to its nearest bank row: float (Q, D), (N, D) -> (Q,); infinite for N = 0."""
+    if not len(bank):
+        return queries.new_full((len(queries),), torch.inf)
+    squares = torch.addmm(bank.square().sum(1), queries, bank.T, alpha=-2)  # (Q, N), short of |query|**2
+    return (squares.amin(1) + queries.square().sum(1)).clamp_min_(0).sqrt_()
+
+
+def greedy_kcenter(points: Tensor, keep: int, start: int = 0) -> tuple[Tensor, float]:
+    """Farthest-first traversal (Gonzalez 1985): each next center is the point farthest from those chosen.
+
+    points: float (N, D). Returns the sorted int64 indices of min(keep, N) centers, and the radius: the largest
+    distance of any point to its nearest center, at most twice the best possible. O(N * N) cells of float32.
+    """
+    if keep >= len(points):
+        return torch.arange(len(points)), 0.0
+    squares = points.square().sum(1)
+    table = torch.addmm(squares[:, None] + squares, points, points.T, alpha=-2).cpu().numpy()
+    gap = table[start].copy()  # squared distance of each point to its nearest center
+    chosen = np.empty(keep, np.int64)
+    chosen[0] = start
+    gap[start] = -np.inf  # never again, even where all others are its duplicates
+    for step in range(1, keep):
+        chosen[step] = far = int(gap.argmax())
+        np.minimum(gap, table[far], out=gap)
+        gap[far] = -np.inf
+    return torch.from_numpy(np.sort(chosen)), float(np.sqrt(max(gap.max(), 0.0)))
