@@ -1,0 +1,403 @@
+"""Versions of a line's detector, in MLflow: one registered model per line, rollback is moving an alias.
+
+A version is state.safetensors + detector.json + calibration.json and the code that answers with them
+(versions_pyfunc.py); it never changes. Its tags hold what `list` shows. No other file imports mlflow.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import sqlite3
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from errno import EDQUOT, ENOSPC
+from functools import cache, cached_property
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ..methods.detector import State
+from ..methods.errors import ConfigError, Corrupt, NoSpace, TrackingError, UnknownVersion
+from .calibration import Calibration
+from .statefiles import load_state, save_state
+
+EXPERIMENT = "everline"
+CURRENT, PREVIOUS = "current", "previous"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+CODE = Path(__file__).with_name("versions_pyfunc.py")
+OWN_TAGS = (
+    "key", "watermark", "images_learned", "threshold", "calibrated", "method", "checksum", "everline_version"
+)  # fmt: skip
+ANSWER = {"score": "double", "p_value": "double", "threshold": "double", "verdict": "string", "calibrated": "boolean"}
+PAGE = 200
+WAIT_S = 60
+QUIET = {  # defaults; what the user has set wins
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_UV_AUTO_DETECT": "false",  # else it copies a project's files from the current folder
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 7 would hold a line's actor for minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+
+
+@dataclass(frozen=True)
+class Version:
+    """What is known of a version without loading it."""
+
+    version: int
+    aliases: tuple[str, ...]
+    watermark: int  # sequence number of the last record that it has learned from
+    images_learned: int
+    threshold: float  # the highest score that passes; infinite without calibration scores
+    calibrated: bool
+    method: str
+    created_ms: int  # since the Unix epoch
+    tags: dict[str, str]  # further ones, as given to `publish`
+
+
+class Versions:
+    """The versions of one line. Every verb raises TrackingError when MLflow does not answer."""
+
+    def __init__(self, tracking_uri: str, line: str) -> None:
+        """tracking_uri: as MLflow takes it, prepared once with `prepare_tracking`. Raises ConfigError."""
+        if not NAME.fullmatch(line):
+            raise ConfigError(f"line {line!r}: a name has 1 to 64 letters, digits, '-', '_', '.', none of them first.")
+        self.uri, self.line = tracking_uri, line
+
+    def publish(
+        self, state: State, calibration: Calibration, *, watermark: int, key: str, tags: dict[str, str] | None = None
+    ) -> int:
+        """Registers a version, waits until it is ready, and makes it current.
+
+        key: names this publication once and for all; a key that is registered already is not registered
+        again, only made current. Raises TrackingError, NoSpace, ConfigError (tags that are everline's own).
+        """
+        own = set(OWN_TAGS) & set(tags or {})
+        if own:
+            raise ConfigError(f"line {self.line}: everline sets these tags itself: {', '.join(sorted(own))}.")
+        with self._answering("publish a version"):
+            number = next((int(v.version) for v in self._search() if v.tags.get("key") == key), None)
+            if number is None:
+                number = self._register(state, calibration, watermark, key, tags or {})
+            self._make_current(number)
+        return number
+
+    def list(self) -> "list[Version]":
+        """All versions, newest first; none for a line that never published."""
+        with self._answering("list versions"):
+            aliases = self._aliases()
+            return [_version(v, aliases) for v in self._search()]
+
+    def current(self) -> int | None:
+        """The version behind the alias `current`; None before the first. Cheap enough to poll (3 ms on sqlite)."""
+        with self._answering("look up the current version"):
+            return self._aliases().get(CURRENT)
+
+    def rollback(self, version: int | None = None) -> int:
+        """Makes `version` current, or else the newest that is older than the current. Raises UnknownVersion."""
+        with self._answering("roll back"):
+            known = [int(v.version) for v in self._search()]
+            if version is None:
+                now = self._aliases().get(CURRENT, 0)
+                version = next((v for v in known if v < now), None)
+                if version is None:
+                    raise UnknownVersion(f"line {self.line}: no version is older than {now}; {_valid(known)}.")
+            if version not in known:
+                raise UnknownVersion(f"line {self.line}: no version {version}; {_valid(known)}.")
+            self._make_current(version)
+        return version
+
+    def load(self, version: int) -> tuple[State, Calibration]:
+        """What `publish` was given. Raises UnknownVersion, Corrupt."""
+        with self._answering(f"load version {version}"), tempfile.TemporaryDirectory(prefix="everline-") as scratch:
+            found = next((v for v in self._search() if int(v.version) == version), None)
+            if found is None:
+                raise UnknownVersion(f"line {self.line}: no version {version}; {_valid(self._numbers())}.")
+            folder = self._files(found, scratch)
+            if not folder.is_dir() or _checksum(folder) != found.tags.get("checksum"):
+                raise Corrupt(f"line {self.line}: the files of version {version} do not match their checksum.")
+            plain = json.loads((folder / "calibration.json").read_text("utf-8"))
+            return load_state(folder), Calibration.from_json(plain)
+
+    def _register(self, state: State, calibration: Calibration, watermark: int, key: str, tags: dict[str, str]) -> int:
+        """A run with its artifacts, then the version: only the last step makes it visible."""
+        with tempfile.TemporaryDirectory(prefix="everline-") as scratch:
+            model = Path(scratch, "model")
+            checksum = _write(model, Path(scratch, "detector"), state, calibration)
+            facts = _facts(state, calibration, watermark)
+            own = {**facts, "key": key, "checksum": checksum, "everline_version": installed("everline")}
+            run = self._client.create_run(self._experiment(), run_name=f"{self.line}-{watermark}", tags=tags)
+            try:
+                self._log(run.info.run_id, state, facts)
+                self._client.log_artifacts(run.info.run_id, str(model), "model")
+            except BaseException:
+                self._client.set_terminated(run.info.run_id, "FAILED")
+                raise
+            self._client.set_terminated(run.info.run_id)
+        self._ensure_model()
+        source = f"{run.info.artifact_uri.rstrip('/')}/model"
+        made = self._client.create_model_version(
+            self.line, source, run.info.run_id, tags={**tags, **own}, await_creation_for=WAIT_S
+        )
+        return int(made.version)
+
+    def _log(self, run_id: str, state: State, facts: dict[str, str]) -> None:
+        """Parameters and metrics of a run, in one request."""
+        import mlflow.entities as e
+
+        params = {"method": state.meta["method"], **state.meta["params"]}
+        metrics = {"images_learned": float(facts["images_learned"]), "state_bytes": float(state.nbytes)}
+        if facts["threshold"] != "inf":  # MLflow would store the largest float instead
+            metrics["threshold"] = float(facts["threshold"])
+        self._client.log_batch(
+            run_id,
+            metrics=[e.Metric(k, v, 0, int(facts["watermark"])) for k, v in metrics.items()],
+            params=[e.Param(k, str(v)) for k, v in params.items()],
+            tags=[e.RunTag("line", self.line), e.RunTag("watermark", facts["watermark"])],
+        )
+
+    def _make_current(self, number: int) -> None:
+        """`previous` first: a crash between the two loses nothing."""
+        old = self._aliases().get(CURRENT)
+        if old == number:
+            return
+        if old is not None:
+            self._client.set_registered_model_alias(self.line, PREVIOUS, str(old))
+        self._client.set_registered_model_alias(self.line, CURRENT, str(number))
+
+    def _aliases(self) -> dict[str, int]:
+        model = _or_none(lambda: self._client.get_registered_model(self.line), "RESOURCE_DOES_NOT_EXIST")
+        return {} if model is None else {k: int(v) for k, v in model.aliases.items()}
+
+    def _search(self) -> Iterator[Any]:
+        """MLflow's entities, newest first, page by page."""
+        token = None
+        while True:
+            page = self._client.search_model_versions(
+                f"name = '{self.line}'", max_results=PAGE, order_by=["version_number DESC"], page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _numbers(self) -> Sequence[int]:
+        return [int(v.version) for v in self._search()]
+
+    def _files(self, found: Any, scratch: str) -> Path:
+        """Where the version's own files lie: in place if this machine has them, else a copy in `scratch`."""
+        parts = urlsplit(found.source)
+        if parts.scheme in ("file", ""):
+            return Path(unquote(parts.path), "artifacts", "detector")
+        return Path(self._client.download_artifacts(found.run_id, "model/artifacts/detector", scratch))
+
+    def _experiment(self) -> str:
+        found = self._client.get_experiment_by_name(EXPERIMENT)
+        if found is not None:
+            return found.experiment_id
+        made = _or_none(
+            lambda: self._client.create_experiment(EXPERIMENT, artifact_location=_artifacts(self.uri)),
+            "RESOURCE_ALREADY_EXISTS",
+        )
+        return made or self._client.get_experiment_by_name(EXPERIMENT).experiment_id
+
+    def _ensure_model(self) -> None:
+        _or_none(lambda: self._client.create_registered_model(self.line), "RESOURCE_ALREADY_EXISTS")
+
+    @cached_property
+    def _client(self) -> Any:
+        _quiet()
+        from mlflow import MlflowClient
+
+        path = _sqlite_path(self.uri)
+        if path is not None:  # MLflow would try for two minutes, or make an empty one
+            if not path.is_file():
+                raise TrackingError(f"{self.uri}: no such database; make it with `prepare_tracking`.")
+            _check_sqlite(path)
+        return MlflowClient(self.uri, self.uri)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Crosses processes without its connection."""
+        return {"uri": self.uri, "line": self.line}
+
+    @contextmanager
+    def _answering(self, what: str) -> Iterator[None]:
+        with _translated(f"line {self.line}: could not {what}", self.uri):
+            yield
+
+
+def prepare_tracking(uri: str) -> None:
+    """Makes a tracking store ready, once, before workers start; harmless when it is.
+
+    sqlite: creates folders and schema (up to 6 s), sets write-ahead logging; artifacts go beside the file.
+    Servers: checks that one answers. Raises TrackingError, ConfigError (any other kind of address).
+    """
+    _quiet()
+    with _translated("could not prepare the tracking store", uri):
+        path = _sqlite_path(uri)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _one_at_a_time(path):
+                from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+                _check_sqlite(path)
+                SqlAlchemyStore(uri, _artifacts(uri))
+        Versions(uri, EXPERIMENT)._experiment()
+
+
+def _check_sqlite(path: Path) -> None:
+    """Whether it is a database that can be written; with write-ahead logging, which stays on, once set."""
+    with closing(sqlite3.connect(path, timeout=20)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Two processes that migrate one sqlite file would trip over each other."""
+    import fcntl
+
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _translated(what: str, uri: str) -> Iterator[None]:
+    """Whatever MLflow, its database driver or the disk raise, as an error of ours."""
+    _quiet()
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (ENOSPC, EDQUOT):
+            raise NoSpace(f"{what}: the disk is full.") from error
+        raise TrackingError(f"{what} at {_public(uri)}: {_first_line(error)}") from error
+    except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
+        raise TrackingError(f"{what} at {_public(uri)}: {_first_line(error)}") from error
+
+
+def _or_none(call: Any, code: str) -> Any:
+    """What `call` returns, or None where MLflow answers with the error `code`."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return call()
+    except MlflowException as error:
+        if error.error_code == code:
+            return None
+        raise
+
+
+@cache
+def _quiet() -> None:
+    """Imports mlflow (1 to 3 s, so not before it is needed) without telemetry, log lines or warnings of its own."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow.pyfunc
+        import mlflow.store.model_registry.dbmodels.models
+        import mlflow.store.tracking.dbmodels.models  # noqa: F401
+        from sqlalchemy.orm import configure_mappers
+
+        configure_mappers()  # MLflow's tables; else done, with warnings, at the first query
+
+
+def _write(model: Path, folder: Path, state: State, calibration: Calibration) -> str:
+    """The version's own files into `folder`, wrapped as an MLflow model in `model`; returns their checksum."""
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    folder.mkdir()
+    save_state(folder, state)
+    (folder / "calibration.json").write_text(json.dumps(calibration.to_json(), allow_nan=False), "utf-8")
+    answer: list[Any] = [ColSpec(kind, name) for name, kind in ANSWER.items()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it would rather have an example to run
+        mlflow.pyfunc.save_model(
+            str(model),
+            python_model=str(CODE),
+            artifacts={"detector": str(folder)},
+            # Explicit: to infer them MLflow would run the model in a new process, for seconds.
+            pip_requirements=[f"everline=={installed('everline')}"],
+            signature=ModelSignature(inputs=Schema([ColSpec("binary")]), outputs=Schema(answer)),
+        )
+    return _checksum(folder)
+
+
+def _checksum(folder: Path) -> str:
+    """sha256 over names and contents of the files of a version."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        with path.open("rb") as file:
+            total.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def _facts(state: State, calibration: Calibration, watermark: int) -> dict[str, str]:
+    return {
+        "watermark": str(watermark),
+        "images_learned": str(state.meta["images_learned"]),
+        "threshold": repr(calibration.threshold),
+        "calibrated": str(calibration.calibrated).lower(),
+        "method": str(state.meta["method"]),
+    }
+
+
+def _version(entity: Any, aliases: dict[str, int]) -> Version:
+    number, tags = int(entity.version), entity.tags
+    return Version(
+        version=number,
+        aliases=tuple(sorted(name for name, target in aliases.items() if target == number)),
+        watermark=int(tags.get("watermark", -1)),
+        images_learned=int(tags.get("images_learned", 0)),
+        threshold=float(tags.get("threshold", "inf")),
+        calibrated=tags.get("calibrated") == "true",
+        method=tags.get("method", ""),
+        created_ms=int(entity.creation_timestamp),
+        tags={k: v for k, v in tags.items() if k not in OWN_TAGS},
+    )
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    """The file of a sqlite address, None for a server's. Raises ConfigError for any other."""
+    if uri.startswith(("http://", "https://")):
+        return None
+    path = uri.removeprefix("sqlite:///").split("?")[0]
+    if uri == path or path in ("", ":memory:"):
+        raise ConfigError(
+            f"tracking address {_public(uri)!r}: expected sqlite:///FOLDER/FILE.db or the http(s):// address "
+            "of an MLflow server (which may keep its data in any database)."
+        )
+    return Path(path)
+
+
+def _artifacts(uri: str) -> str | None:
+    """Beside the sqlite file, wherever the process runs; a server chooses its own."""
+    path = _sqlite_path(uri)
+    return None if path is None else (path.resolve().parent / "mlartifacts").as_uri()
+
+
+def _public(text: str) -> str:
+    """A text with addresses in it, without their passwords."""
+    return re.sub(r"//[^/@\s]*@", "//***@", text)
+
+
+def _first_line(error: Exception) -> str:
+    return _public((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
+
+
+def _valid(numbers: Sequence[int]) -> str:
+    return f"valid: {', '.join(map(str, sorted(numbers)[-20:]))}" if numbers else "it has no version yet"
