@@ -1,0 +1,134 @@
+"""From the bytes that came in to pixels: checked before they are decoded, and one colour layout whatever was sent.
+
+Accepted: PNG, JPEG, BMP, TIFF and WebP, one still image each. All come out as 8-bit RGB, turned upright:
+
+    grey, 1-bit, palette, CMYK, YCbCr    converted to RGB (CMYK without a colour profile)
+    alpha                                dropped; the colours stay as they are stored, nothing is blended
+    16-bit grey                          scaled so that 65535 becomes 255 (rounded)
+    16 bits a colour channel             the upper eight (Pillow reads no more)
+    32-bit integer or float              refused: their range is not known, and guessing it would shift scores
+    several frames (GIF-like, pages)     refused; of a phone's multi-picture JPEG the main picture is taken
+"""
+
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+from torch import Tensor
+
+from ..methods.errors import ConfigError, ImageError
+
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+MAX_BYTES = 64 * 2**20
+MAX_PIXELS = 100_000_000
+MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16L", "I;16B", "I;16N"}
+_UPRIGHT = {  # EXIF orientation -> what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_FILTERS = threading.Lock()
+
+
+def decode(data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """An encoded image -> uint8 (H, W, 3), RGB, writable. Safe to call from many threads.
+
+    Raises ImageError for what is empty, too large (in bytes, or in pixels by its header, before any is decoded),
+    of another format, truncated, damaged, of several frames, or of a pixel type that is not listed above.
+    """
+    return np.array(_picture(data, max_bytes, max_pixels))
+
+
+def prepare(data: bytes, size: int, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """An encoded image -> uint8 (3, size, size), what `Detector.embed` takes (one more axis in front).
+
+    A plain resize: nothing is cropped, the aspect is not kept; bilinear, averaging over what a pixel covers when
+    it shrinks. Raises ImageError as `decode` does.
+    """
+    if size < 1:
+        raise ConfigError(f"prepare: size must be at least 1 pixel, got {size!r}.")
+    small = _picture(data, max_bytes, max_pixels).resize((size, size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
+
+
+def _picture(data: bytes, max_bytes: int, max_pixels: int) -> Image.Image:
+    """The checked image as 8-bit RGB, upright."""
+    if not data:
+        raise ImageError("image: it is empty (0 bytes).")
+    if len(data) > max_bytes:
+        raise ImageError(f"image: {len(data):,} bytes; at most {max_bytes:,} are accepted.")
+    try:
+        with _quiet():
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_header(image, max_pixels)
+        return _rgb(_upright(image))
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"image: too many pixels, at most {max_pixels:,} are accepted ({error}).") from error
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"image: not readable as one of {', '.join(FORMATS)}.") from error
+    except Exception as error:  # each of Pillow's readers has errors of its own for damaged files
+        raise ImageError(f"image: truncated or damaged ({type(error).__name__}: {error}).") from error
+
+
+def _check_header(image: Image.Image, max_pixels: int) -> None:
+    """Everything that can be refused before a pixel is decoded."""
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(f"image: {width} x {height} pixels; at most {max_pixels:,} in all are accepted.")
+    if image.mode not in MODES:
+        raise ImageError(f"image: pixels of type {image.mode!r}; send 8-bit (grey, RGB, RGBA, CMYK) or 16-bit grey.")
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise ImageError(f"image: a {image.format} of several frames or pages; send one still image.")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Decodes the pixels and undoes the EXIF orientation."""
+    if image.format == "TIFF":  # this reader turns its images itself, reading (and warning of) tags meanwhile
+        with _quiet():
+            image.load()
+        return image
+    image.load()
+    with _quiet():
+        turn = _UPRIGHT.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 (as it is) to 8. Damaged EXIF data does not make an image unfit: it is then taken as it is."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001 - whatever the parser stumbles over, the pixels are sound
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        deep = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    image.info.pop("transparency", None)  # alpha is dropped; Pillow would try to carry it along, and warn
+    return image.convert("RGB")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Pillow's warnings to itself: of odd metadata, which is no concern here, and of sizes, checked here.
+
+    The filters belong to the whole process: hence the lock, the short stretches, and a filter for Pillow alone,
+    so that the worst that a race with another library's can do is to show or to hide one of Pillow's warnings.
+    """
+    with _FILTERS, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
