@@ -5,8 +5,10 @@ from typing import Any
 from . import params
 from .detector import Detector, State
 from .errors import StateError, UnknownName
+from .lemo import LeMO
+from .padim import PaDiM
 
-_ALL: tuple[type[Detector], ...] = ()
+_ALL: tuple[type[Detector], ...] = (LeMO, PaDiM)
 METHODS: dict[str, type[Detector]] = {cls.name: cls for cls in _ALL}
 
 
