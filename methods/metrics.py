@@ -53,6 +53,9 @@ def auroc(scores: NDArray, labels: Bools) -> float:
     return Ranks.of(scores, labels).auroc
 
 
+image_auroc = pixel_auroc = auroc  # the same figure, of images or of pixels
+
+
 def average_precision(scores: NDArray, labels: Bools) -> float:
     """Precision summed over the steps of recall, without interpolation. Any shape; both the same."""
     return Ranks.of(scores, labels).average_precision

@@ -1,0 +1,187 @@
+"""Images on disk as tasks: folders in MVTec layout, plain folders for streams, and the solar cells of the demo.
+
+    TASK/train/good/*                          normal images to learn from
+    TASK/test/good/*, TASK/test/TYPE/*         images to judge; every TYPE but good is a kind of defect
+    TASK/ground_truth/TYPE/STEM_mask.png       optional: where the defect is (above half is defect)
+
+Everything is sorted by name, so that an order depends on the names and a seed alone.
+"""
+
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..methods.errors import ConfigError, DataError, ImageError
+from ..platform.images import decode
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+LAYOUT = "expected train/good, test/good, test/TYPE with images; ground_truth/TYPE/STEM_mask.png if there are masks"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with what is known of it. `mask`: the picture of where the defect is, None where there is none."""
+
+    path: Path
+    defect: bool
+    kind: str
+    mask: Path | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One product class. `train`: normal images. `masked`: whether every defect of `test` has a mask."""
+
+    name: str
+    train: tuple[Path, ...]
+    test: tuple[Sample, ...]
+
+    @property
+    def masked(self) -> bool:
+        """Whether pixel figures can be computed."""
+        return all(sample.mask is not None for sample in self.test if sample.defect)
+
+
+def read_folder(path: Path | str) -> Task:
+    """A task from a folder in MVTec layout, named like the folder. Raises DataError for any other tree."""
+    root = Path(os.path.abspath(path))  # not resolved: a link keeps the name that the user sees
+    if not root.is_dir():
+        raise DataError(f"{root}: there is no such folder; {LAYOUT}.")
+    train = _images(root / "train" / "good")
+    kinds = _folders(root / "test")
+    truth = root / "ground_truth"
+    test = [
+        Sample(image, kind != "good", kind, _mask(truth, kind, image) if kind != "good" and truth.is_dir() else None)
+        for kind in kinds
+        for image in _images(root / "test" / kind)
+    ]
+    for what, found in (("train/good", train), ("test", test)):
+        if not found:
+            raise DataError(f"{root}: no images under {what}; {LAYOUT}; found {_seen(root)}.")
+    return Task(root.name, tuple(train), tuple(test))
+
+
+def read_mask(path: Path, size: int) -> NDArray[np.bool_]:
+    """A mask as bool (size, size): above half in the picture, after nearest-neighbour resizing.
+
+    Raises DataError where it cannot be read, and where it is not black and white (0/1 saved as such, for one).
+    """
+    try:
+        values = decode(path.read_bytes()).max(axis=2)
+    except (OSError, ImageError) as error:
+        raise DataError(f"{path}: the mask cannot be read: {error}") from error
+    if 0 < values.max() <= 127:
+        raise DataError(f"{path}: a mask is 0 (good) and 255 (defect); the largest value here is {values.max()}.")
+    return np.asarray(Image.fromarray(values).resize((size, size), Image.Resampling.NEAREST)) > 127
+
+
+def list_images(source: Path | str) -> list[Path]:
+    """The images directly in a folder, sorted by name; or the one file that is named. Raises DataError for none."""
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise DataError(f"{path}: there is no such file or folder.")
+    found = _images(path)
+    if not found:
+        raise DataError(f"{path}: no images in it (looked for {', '.join(SUFFIXES)}); found {_seen(path)}.")
+    return found
+
+
+def read_elpv() -> dict[str, list[Sample]]:
+    """The solar cells of the package elpv-dataset: samples of the tasks `mono` and `poly`, sorted by name.
+
+    Kind `good` is labelled 0.0 and `defective` 1.0; what its labellers were unsure of is left out. The images are
+    CC BY-NC-SA 4.0. Raises DataError where the package is missing or not as expected.
+    """
+    spec = importlib.util.find_spec("elpv_dataset")
+    if spec is None or spec.origin is None:
+        raise DataError("the solar-cell images are not installed; pip install 'everline[demo]', or run make setup.")
+    root = Path(spec.origin).parent / "data"
+    tasks: dict[str, list[Sample]] = {"mono": [], "poly": []}
+    try:
+        for name, probability, task in _rows(root / "labels.csv"):
+            if probability in (0.0, 1.0):
+                defect = probability == 1.0
+                tasks[task].append(Sample(root / name, defect, "defective" if defect else "good"))
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{root / 'labels.csv'}: not the labels of elpv-dataset 1.0.0: {error!r}.") from error
+    return {task: sorted(samples, key=lambda s: s.path) for task, samples in tasks.items()}
+
+
+def split_stream(
+    samples: Sequence[Sample],
+    *,
+    seed: int = 0,
+    held_out: float = 0.3,
+    defects: float = 0.02,
+    limit: int | None = None,
+) -> tuple[list[Sample], list[Sample]]:
+    """A seeded split into (stream, held-out test set); no image is in both, and both have a shuffled order.
+
+    held_out: share of the good and of the defective images that is kept for the test set, in (0, 1).
+    defects: share of defective images in the stream, in [0, 1); spread over it by chance, fewer if there are not as
+    many left. limit: the stream's length at most; it does not change the test set.
+    Raises ConfigError for shares out of range, DataError where good or defective images are missing.
+    """
+    if not 0 < held_out < 1 or not 0 <= defects < 1 or (limit is not None and limit < 1):
+        wrong = f"held_out={held_out!r}, defects={defects!r}, limit={limit!r}"
+        raise ConfigError(f"split: held_out must be in (0, 1), defects in [0, 1), limit at least 1; got {wrong}.")
+    rng = np.random.default_rng(seed)
+    good, bad = (_shuffled([s for s in samples if s.defect is d], rng) for d in (False, True))
+    n_good, n_bad = round(held_out * len(good)), round(held_out * len(bad))
+    if not n_good or not n_bad or n_good == len(good):
+        raise DataError(f"split: {len(good)} good and {len(bad)} defective images are too few to hold some out.")
+    test = _shuffled(good[:n_good] + bad[:n_bad], rng)
+    good, bad = good[n_good:], bad[n_bad:]
+    if limit is not None:
+        good = good[: max(1, limit - round(limit * defects))]
+    wanted = round(len(good) * defects / (1 - defects))
+    stream = _shuffled(good + bad[:wanted], rng)
+    return stream[:limit], test
+
+
+def _rows(labels: Path) -> Iterator[tuple[str, float, str]]:
+    """name, probability of a defect, task: columns between blanks."""
+    for line in labels.read_text("utf-8").splitlines():
+        if line.strip():
+            name, probability, task = line.split()
+            yield name, float(probability), task
+
+
+def _shuffled(samples: list[Sample], rng: np.random.Generator) -> list[Sample]:
+    return [samples[i] for i in rng.permutation(len(samples))]
+
+
+def _mask(truth: Path, kind: str, image: Path) -> Path:
+    mask = truth / kind / f"{image.stem}_mask.png"
+    if not mask.is_file():
+        raise DataError(f"{image}: its mask {mask} is missing; give one for every defect, or no ground_truth at all.")
+    return mask
+
+
+def _images(folder: Path) -> list[Path]:
+    """Image files by suffix, whatever its case; files whose name starts with a dot are none."""
+    if not folder.is_dir():
+        return []
+    files = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+    return sorted((p for p in files if p.is_file()), key=lambda p: p.name)
+
+
+def _folders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _seen(folder: Path, most: int = 8) -> str:
+    """The first few names in a folder, for an error message."""
+    names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir())
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more if names else "nothing"
