@@ -1,0 +1,204 @@
+"""The report: one well-formed file that needs nothing else, escapes what it is given, says wrong in words."""
+
+import base64
+import re
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from everline.methods.errors import ConfigError, DataError, UnknownName
+from everline.pipelines.curves import Curve
+from everline.pipelines.report import Gallery, Picture, Report, Table, column, render, write_report
+from PIL import Image
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+HOSTILE = "\"'><script>alert(1)</script><img src=http://x.example/y onerror=z>"
+
+
+class Page(HTMLParser):
+    """Collects what a test asks about, and fails on a tag that closes wrongly."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.words = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def _picture(seed=0, caption="a tile", **options):
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    return Picture(image, rng.random((8, 6), np.float32), caption, 1.25, **options)
+
+
+def _report(text="plain"):
+    return Report(
+        text,
+        text + "\n\nSecond paragraph",
+        [Table(text, [text, "n"], [[text, 3], [None, 0.5]], text)],
+        [Curve(text, text, text, {text: [(0, 1), (1, 2)]}, markers={text: 0.5}, note=text)],
+        [Gallery(text, [_picture(caption=text, mask=np.eye(8), threshold=1.0, verdict="reject", truth="ok")], text)],
+        text,
+    )
+
+
+def test_a_page_is_well_formed_and_holds_each_part():
+    page = Page(render(_report()))
+    assert [len(page.all(tag)) for tag in ("table", "h1", "figure", "svg", "footer")] == [1, 1, 2, 2, 1]
+    assert "Second paragraph" in page.text
+
+
+def test_an_empty_report_is_a_page():
+    page = Page(render(Report("Nothing yet", galleries=[Gallery("None", [])], tables=[Table("T", ["a"], [])])))
+    assert "Nothing yet" in page.text and not page.all("img")
+
+
+def test_what_comes_from_outside_stays_text():
+    page = Page(render(_report(HOSTILE)))
+    assert not page.all("script") and not any("onerror" in attrs for _, attrs in page.tags)
+    assert [attrs["alt"] for attrs in page.all("img")][1].startswith(HOSTILE)
+    assert page.text.count("alert(1)") >= 8
+
+
+def test_a_page_asks_nobody_for_anything():
+    page = Page(render(_report(HOSTILE)))
+    asked = [
+        attrs[key] for _, attrs in page.tags for key in ("src", "href", "xlink:href", "data", "action") if key in attrs
+    ]
+    assert len(asked) == 3 and all(address.startswith("data:image/") for address in asked)
+    assert not page.all("link") and not re.search(r"@import|url\(", render(_report()))
+    policy = next(attrs["content"] for attrs in page.all("meta") if "http-equiv" in attrs)
+    assert policy.startswith("default-src 'none'")
+
+
+def test_every_image_has_words_and_decodes_to_its_stated_size():
+    page = Page(render(_report()))
+    for attrs in page.all("img"):
+        assert attrs["alt"]
+        shown = Image.open(BytesIO(base64.b64decode(attrs["src"].partition(",")[2], validate=True)))
+        shown.load()
+        assert "width" not in attrs or shown.size == (int(attrs["width"]), int(attrs["height"]))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "truth", "outcome"),
+    [
+        ("pass", "ok", "correct"),
+        ("reject", "defect", "correct"),
+        ("reject", "ok", "false reject"),
+        ("pass", "defect", "missed defect"),
+        ("pass", "", ""),
+        ("", "ok", ""),
+    ],
+)
+def test_the_outcome_is_said_in_words(verdict, truth, outcome):
+    picture = _picture(verdict=verdict, truth=truth)
+    page = Page(render(Report("r", galleries=[Gallery("g", [picture])])))
+    assert picture.outcome == outcome
+    assert f"✗ {outcome}" in page.text or outcome in ("", "correct")
+    assert ("✓ correct" in page.text) == (outcome == "correct")
+    assert any(attrs.get("class") == "picture wrong" for attrs in page.all("figure")) == (
+        outcome[-6:] in ("reject", "defect")
+    )
+
+
+def test_a_verdict_that_is_none_is_refused_by_name():
+    with pytest.raises(UnknownName, match="did you mean reject"):
+        _picture(verdict="rejected")
+    with pytest.raises(UnknownName, match="truth"):
+        _picture(truth="good")
+
+
+def test_one_scale_serves_the_whole_gallery():
+    calm, wild = np.full((8, 8), 0.2, np.float32), np.full((8, 8), 5.0, np.float32)
+    image = np.full((8, 8, 3), 90, np.uint8)
+    pair = [Picture(image, calm, "calm", 0.2, truth="ok"), Picture(image, wild, "wild", 5.0, truth="defect")]
+    shown = [attrs["src"] for attrs in Page(render(Report("r", galleries=[Gallery("g", pair)]))).all("img")]
+    assert Gallery("g", pair).range() == pytest.approx((0.2, 5.0))
+    assert shown[1] == shown[3] and shown[2] != shown[4]  # the first is the scale itself
+
+
+def test_a_scale_ignores_what_is_not_finite_and_can_be_given():
+    maps = [np.array([[np.nan, np.inf], [1.0, 3.0]])]
+    picture = Picture(np.zeros((2, 2, 3), np.uint8), maps[0], "odd", float("nan"))
+    low, high = Gallery("g", [picture]).range()
+    assert (low, high) == pytest.approx((2.0, 3.0), abs=0.01)
+    assert Gallery("g", [picture], scale=(0.0, 9.0)).range() == (0.0, 9.0)
+    assert Gallery("g", [Picture(picture.image, np.full((2, 2), np.nan), "none", 0.0)]).range() == (0.0, 1.0)
+    assert "score –" in Page(render(Report("r", galleries=[Gallery("g", [picture])]))).text
+
+
+def test_a_column_shows_its_numbers_alike():
+    assert column([0.98123, 0.9, None, float("nan")]) == ["0.9812", "0.9000", "–", "–"]
+    assert column([14.2, 15.0, 12345.6]) == ["14.2", "15", "12,346"]
+    assert column([1200, True, False, "x", None]) == ["1,200", "yes", "no", "x", "–"]
+    assert column([0.0, 2.5, float("inf")]) == ["0.0", "2.5", "inf"]
+    assert column([1e-9, 0.5]) == ["1e-09", "0.5"]
+
+
+def test_a_row_of_the_wrong_length_is_refused():
+    with pytest.raises(ConfigError, match="row 1 has 1 cells for 2 columns"):
+        Table("t", ["a", "b"], [[1, 2], [3]])
+
+
+def test_thirty_large_pictures_stay_below_a_megabyte_and_a_half():
+    noise = np.random.default_rng(0).integers(0, 256, (75, 75, 3), dtype=np.uint8)
+    image = np.asarray(Image.fromarray(noise).resize((900, 900), Image.Resampling.BICUBIC))
+    many = [Picture(image, np.random.default_rng(1).random((28, 28)), str(n), 1.0) for n in range(30)]
+    assert len(render(Report("r", galleries=[Gallery("g", many)]))) < 1_500_000
+
+
+def test_writing_replaces_the_page_and_leaves_nothing_beside_it(tmp_path):
+    path = tmp_path / "deep" / "report.html"
+    assert write_report(_report("first"), path) == path
+    write_report(_report("second"), str(path))
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    assert "second" in path.read_text("utf-8") and "first" not in path.read_text("utf-8")
+
+
+def test_a_failed_write_keeps_the_old_page_and_cleans_up(tmp_path, monkeypatch):
+    path = write_report(_report("old"), tmp_path / "report.html")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(DataError, match="No space left"):
+        write_report(_report("new"), path)
+    assert "old" in path.read_text("utf-8") and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file" / "report.html", tmp_path):
+        with pytest.raises(DataError, match=re.escape(str(path))):
+            write_report(_report(), path)
+
+
+def test_the_template_travels_with_the_package():
+    settings = (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8")
+    assert '"everline.pipelines" = ["templates/*.html"]' in settings
