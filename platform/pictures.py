@@ -67,7 +67,7 @@ def overlay(image: Pixels, anomaly: Floats, low: float, high: float, strength: f
     known = np.clip(_map(anomaly, "overlay"), np.float32(low), above)  # infinities would spread as NaN
     index = levels(stretch(known, image.shape[:2]), low, high)
     grey = image @ np.array([0.299, 0.587, 0.114])
-    cover = np.append(np.linspace(0.0, strength, LEVELS), 1.0)[index][..., None]  # NaN: all cover
+    cover = np.append(np.linspace(0.0, 1.0, LEVELS) ** 0.8 * strength, 1.0)[index][..., None]  # NaN: all cover
     return np.rint(grey[..., None] * (1 - cover) + colours()[index] * cover).astype(np.uint8)
 
 

@@ -127,6 +127,14 @@ def test_a_series_of_dots_has_no_line():
     assert len(paths) == 1 and paths[0].count("h0") == 100 and "L" not in paths[0]
 
 
+def test_many_dots_keep_their_distribution():
+    rng = np.random.default_rng(0)
+    points = list(zip(range(20_000), rng.random(20_000).tolist(), strict=True))
+    heights = np.array([y for _, y in _places(_paths(_curve({"a": points}, y_range=(0, 1), dots={"a"}))[0])])
+    shares = np.histogram(heights, bins=5, range=(0, HEIGHT))[0] / len(heights)
+    assert shares == pytest.approx(0.2, abs=0.02) and len(heights) < 13_000
+
+
 def test_the_drawing_tells_its_values_in_words():
     words = ET.fromstring(svg(_curve({"a": [(0, 0.5), (9, 0.75)], "b": []}, markers={"killed": 4}))).get("aria-label")
     assert "a: 0.5 at 0, 0.75 at 9." in words and "b: no values." in words and "Mark killed at 4." in words
