@@ -42,6 +42,7 @@ QUIET = {  # defaults; what the user has set wins
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_UV_AUTO_DETECT": "false",  # else it copies a project's files from the current folder
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 7 would hold a line's actor for minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
