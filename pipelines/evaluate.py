@@ -1,0 +1,209 @@
+"""`everline evaluate`: a protocol with a method on folders of images, as a table and a result record."""
+
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import Progress
+
+from ..methods.errors import ConfigError, UnknownName
+from ..methods.registry import METHODS, build
+from .console import json_option, progress, show_table
+from .datasets import Task, read_folder
+from .protocols import PROTOCOLS, Judged, Make, Told
+from .results import METRICS, Result, TaskResult, Whole, append_arrays
+
+MANY = ("--data", "--set")
+HEADS = ("image\nAUROC", "image\nAP", "pixel\nAUROC", "pixel\nAP", "AUPRO", "pixel\nF1")  # METRICS, for 80 columns
+
+
+class ManyValues(click.Command):
+    """A command whose options in MANY take all words up to the next option: `--data A B C`, as a shell's A/* gives."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spread(args, MANY))
+
+
+def spread(args: Sequence[str], many: Sequence[str]) -> list[str]:
+    """`--data A B --seed 1` -> `--data A --data B --seed 1`, for the options in `many`.
+
+    What stands behind any other option, and behind `--`, stays as it is.
+    """
+    out: list[str] = []
+    current, fresh = "", False  # the option whose values are being read; whether it waits for its first
+    for n, word in enumerate(args):
+        if word == "--":
+            return out + list(args[n:])
+        if word.startswith("-") and len(word) > 1:
+            name, has_value, _ = word.partition("=")
+            current, fresh = (name, not has_value) if name in many else ("", False)
+        elif current and not fresh:
+            out.append(current)
+        else:
+            fresh = False
+        out.append(word)
+    return out
+
+
+class MethodName(click.ParamType):
+    """The name of a registered method; what is close is offered for what is not."""
+
+    name = "method"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return f"[{'|'.join(sorted(METHODS))}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in METHODS:
+            self.fail(str(UnknownName.among("everline", "method", str(value), METHODS)), param, ctx)
+        return str(value)
+
+
+@click.command(cls=ManyValues)
+@click.argument("protocol", type=click.Choice(sorted(PROTOCOLS)))
+@click.option("--method", type=MethodName(), required=True, help="The detector's method.")
+@click.option(
+    "--data", "folders", multiple=True, required=True, type=click.Path(path_type=Path), metavar="DIR...",
+    help="Folders in MVTec layout: train/good, test/TYPE, ground_truth/TYPE/STEM_mask.png.",
+)  # fmt: skip
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE...", help="Parameters of the method.")
+@click.option("--backbone", help="Short for --set backbone=NAME.")
+@click.option("--size", type=int, help="Side of the images, in pixels.  [default: 224]")
+@click.option("--seed", type=int, help="Seed of the method and of the stream's order.  [default: 0]")
+@click.option("--device", help="Where to compute: cpu, cuda, cuda:1, ...  [default: cpu]")
+@json_option
+@click.option(
+    "--scores", "scores_file", type=click.Path(path_type=Path, dir_okay=False),
+    help="Write image scores, labels, maps and masks (.npz), to recompute every figure from.",
+)  # fmt: skip
+def evaluate(
+    protocol: str,
+    method: str,
+    folders: tuple[Path, ...],
+    settings: tuple[str, ...],
+    backbone: str | None,
+    size: int | None,
+    seed: int | None,
+    device: str | None,
+    json_file: Path | None,
+    scores_file: Path | None,
+) -> None:
+    """Run PROTOCOL with a method on folders of images: one table, and with --json one result record.
+
+    online: one epoch over train/good, one image at a time; the test images are judged along the way.
+    """
+    given = gather(settings, {"backbone": backbone, "size": size, "seed": seed, "device": device})
+    detector = build(method, **given)  # a wrong parameter ends it here, before anything is read
+    tasks = read_tasks(folders)
+    to_stdout = str(json_file) == "-"
+    with ExitStack() as files:  # what cannot be written ends it here, not after an hour
+        record = files.enter_context(Whole(json_file)) if json_file and not to_stdout else None
+        arrays = files.enter_context(Whole(scores_file)) if scores_file else None
+        done = run(protocol, partial(build, method, **given), detector.seed, tasks, arrays)
+        result = Result(
+            protocol=protocol,
+            method=method,
+            params=detector.params,
+            backbone=detector.params.get("backbone"),
+            size=detector.size,
+            seed=detector.seed,
+            tasks=done,
+        )
+        if record:
+            record.write_text(result.dumps(), "utf-8")
+    if to_stdout:
+        click.echo(result.dumps(), nl=False)
+    else:
+        show(result)
+
+
+def run(protocol: str, make: Make, seed: int, tasks: Sequence[Task], arrays: Path | None) -> list[TaskResult]:
+    """Runs a protocol on tasks in turn, with progress bars; the arrays of each are added to the file `arrays`."""
+    done = []
+    with progress() as bars:
+        for task in tasks:
+            result, judged = PROTOCOLS[protocol](seed=seed).run(make, task, teller(bars, task.name))
+            done.append(result)
+            if arrays:
+                append_arrays(arrays, named_arrays(task.name, judged))
+    return done
+
+
+def teller(bars: Progress, name: str) -> Told:
+    """A progress bar for a task: it shows the stage at hand, and restarts with the next stage."""
+    bar = bars.add_task(name, total=None)
+    last = ""
+
+    def told(stage: str, done: int, of: int) -> None:
+        nonlocal last
+        if stage != last:
+            bars.reset(bar, total=of, description=f"{name}: {stage}")
+            last = stage
+        bars.update(bar, completed=done)
+
+    return told
+
+
+def named_arrays(task: str, judged: Judged) -> dict[str, NDArray]:
+    """The arrays of one task under the names TASK/scores, TASK/labels, TASK/names, TASK/maps, TASK/masks.
+
+    A task without masks, or a method without maps, has no such array.
+    """
+    found = {
+        "scores": judged.scores,
+        "labels": judged.labels,
+        "names": np.array(judged.names),
+        "maps": judged.maps,
+        "masks": judged.masks,
+    }
+    return {f"{task}/{name}": array for name, array in found.items() if array is not None}
+
+
+def show(result: Result) -> None:
+    """The table on standard output: a row for each task, then their mean; images/s with learning, MB of state."""
+    mean = result.mean
+    rows = [(t.task, t.metrics, t.images_per_s, float(t.state_bytes)) for t in result.tasks]
+    if len(rows) > 1:
+        rows.append(("mean", mean, mean["images_per_s"], mean["state_bytes"]))
+    body = [
+        (name, *(_three(figures[m]) for m in METRICS), f"{speed:.1f}", f"{size / 1e6:.1f}")
+        for name, figures, speed, size in rows
+    ]
+    title = f"{result.protocol}: {result.method}, {result.size} pixels, seed {result.seed}"
+    show_table(title, ["task", *HEADS, "img/s", "MB"], body)
+
+
+def read_tasks(folders: Sequence[Path]) -> list[Task]:
+    """The tasks of all folders. Raises DataError for a wrong folder, ConfigError for two of one name."""
+    tasks = [read_folder(folder) for folder in folders]
+    names = [task.name for task in tasks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"evaluate: two folders are called {twice[0]!r}; a record needs a name for each task.")
+    return tasks
+
+
+def gather(settings: Iterable[str], options: dict[str, Any]) -> dict[str, Any]:
+    """NAME=VALUE words and the options that were given, as one set of parameters.
+
+    Raises ConfigError for a word that is no NAME=VALUE, and for a parameter that is given twice.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    for word in settings:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"evaluate: --set takes NAME=VALUE, got {word!r}.")
+        if name in given:
+            raise ConfigError(f"evaluate: {name} is given twice.")
+        given[name] = value
+    return given
+
+
+def _three(value: float) -> str | None:
+    return None if math.isnan(value) else f"{value:.3f}"

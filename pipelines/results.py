@@ -1,0 +1,215 @@
+"""The result record that every protocol writes: strict JSON, where null is a figure that does not exist (NaN).
+
+{"protocol", "method", "params", "backbone", "size", "seed", "everline_version",
+ "tasks": [{"task", "n_train", "n_test",
+            "metrics": {"image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro", "pixel_f1"},
+            "curve": [{"images", ...the same figures...}],
+            "ms_per_image": {"backbone", "score", "learn"}, "state_bytes"}],
+ "mean": {...the figures, each a plain mean over tasks, null if one task lacks it; "images_per_s", "state_bytes"}}
+"""
+
+import json
+import math
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import __version__
+from ..methods.errors import DataError, StoreError
+
+METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro", "pixel_f1")
+TIMES = ("backbone", "score", "learn")
+MAX_BYTES = 64 * 2**20
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task's figures. `curve`: at each number of `images` learned, the same figures as `metrics`.
+
+    `ms_per_image`: means, at batch 1. `state_bytes`: all tensors of the learned state.
+    """
+
+    task: str
+    n_train: int
+    n_test: int
+    metrics: Mapping[str, float]
+    curve: Sequence[Mapping[str, float]]
+    ms_per_image: Mapping[str, float]
+    state_bytes: int
+
+    @property
+    def images_per_s(self) -> float:
+        """Images a second when each is embedded once, scored and learned."""
+        total = sum(self.ms_per_image[name] for name in TIMES)
+        return 1000 / total if total > 0 else math.nan
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run of a protocol with one method. `backbone` is None for a method without one."""
+
+    protocol: str
+    method: str
+    params: Mapping[str, Any]
+    backbone: str | None
+    size: int
+    seed: int
+    tasks: Sequence[TaskResult]
+    everline_version: str = field(default=__version__)
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """Means over tasks; NaN where one of them has no such figure: a mean over fewer would not compare."""
+        columns = {name: [task.metrics[name] for task in self.tasks] for name in METRICS}
+        columns["images_per_s"] = [task.images_per_s for task in self.tasks]
+        columns["state_bytes"] = [task.state_bytes for task in self.tasks]
+        return {name: sum(values) / len(values) if values else math.nan for name, values in columns.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, NaN as None, in the order that is written."""
+        names = ("protocol", "method", "params", "backbone", "size", "seed", "everline_version", "tasks", "mean")
+        return {name: _plain(getattr(self, name)) for name in names}
+
+    def dumps(self) -> str:
+        """Strict JSON text."""
+        return json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, plain: Any, who: str = "result") -> "Result":
+        """The reverse of `to_json`; `who` is named in errors. Raises DataError for anything else."""
+        row = _Row(plain, who)
+        return cls(
+            protocol=row.get("protocol", str),
+            method=row.get("method", str),
+            params=row.get("params", dict),
+            backbone=row.get("backbone", (str, type(None))),
+            size=row.get("size", int),
+            seed=row.get("seed", int),
+            everline_version=row.get("everline_version", str),
+            tasks=[_task(one, f"{who}: tasks[{n}]") for n, one in enumerate(row.get("tasks", list))],
+        )
+
+
+def write_result(result: Result, path: Path) -> None:
+    """Writes the record whole or not at all. Raises StoreError where the file cannot be written."""
+    with Whole(path) as half:
+        half.write_text(result.dumps(), "utf-8")
+
+
+def read_result(path: Path) -> Result:
+    """Reads a record. Raises DataError for a file that is missing, too large or no such record."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(f"{path}: larger than {MAX_BYTES:,} bytes; this is no result record.")
+        plain = json.loads(path.read_text("utf-8"), parse_constant=_no_constant)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a result record: {error}") from error
+    return Result.from_json(plain, str(path))
+
+
+class Whole:
+    """A context that gives a temporary path and, if all went well, moves it to `path` (fsync, then rename)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.half = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> Path:
+        if self.path.is_dir():
+            raise StoreError(f"{self.path}: cannot be written: it is a folder; name a file.")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.half.touch()
+        except OSError as error:
+            raise self._failed(error) from error
+        return self.half
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            if isinstance(error, OSError):
+                raise self._failed(error) from error
+            if kind is None:
+                self._move()
+        finally:
+            self.half.unlink(missing_ok=True)
+
+    def _move(self) -> None:
+        try:
+            with self.half.open("rb+") as file:
+                os.fsync(file.fileno())
+            self.half.replace(self.path)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> StoreError:
+        return StoreError(f"{self.path}: cannot be written: {error}")
+
+
+def append_arrays(file: Path, arrays: Mapping[str, NDArray]) -> None:
+    """Adds arrays to an .npz (a zip of .npy members, for `numpy.load`): one task at a time is in memory."""
+    with zipfile.ZipFile(file, "a" if file.stat().st_size else "w", zipfile.ZIP_DEFLATED, compresslevel=1) as out:
+        for name, array in arrays.items():
+            with out.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+
+
+class _Row:
+    """A JSON object whose values are asked for by name and type."""
+
+    def __init__(self, plain: Any, who: str) -> None:
+        if not isinstance(plain, dict):
+            raise DataError(f"{who}: expected an object, got {type(plain).__name__}.")
+        self.plain, self.who = plain, who
+
+    def get(self, name: str, kind: Any) -> Any:
+        if name not in self.plain:
+            raise DataError(f"{self.who}: {name!r} is missing; this is no result record of everline.")
+        value = self.plain[name]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise DataError(f"{self.who}: {name!r} has the wrong type, {type(value).__name__}.")
+        return value
+
+    def figures(self, name: str, wanted: Sequence[str]) -> dict[str, float]:
+        """An object of numbers, null being NaN; `wanted` must be there."""
+        row = _Row(self.get(name, dict), f"{self.who}: {name}")
+        return {key: row.figure(key) for key in wanted}
+
+    def figure(self, name: str) -> float:
+        value = self.get(name, (int, float, type(None)))
+        return math.nan if value is None else value
+
+
+def _task(plain: Any, who: str) -> TaskResult:
+    row = _Row(plain, who)
+    points = [_Row(point, f"{who}: curve[{n}]") for n, point in enumerate(row.get("curve", list))]
+    return TaskResult(
+        task=row.get("task", str),
+        n_train=row.get("n_train", int),
+        n_test=row.get("n_test", int),
+        metrics=row.figures("metrics", METRICS),
+        curve=[{"images": p.get("images", int), **{m: p.figure(m) for m in METRICS}} for p in points],
+        ms_per_image=row.figures("ms_per_image", TIMES),
+        state_bytes=row.get("state_bytes", int),
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return None if math.isnan(value) else float(value)
+    if isinstance(value, TaskResult):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
