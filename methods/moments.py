@@ -56,7 +56,7 @@ class Moments:
         self._combine(other, 1)
 
     def subtract(self, other: "Moments") -> None:
-        """Takes away what `other` has seen: as if its samples had never come. Raises ValueError if they cannot have."""
+        """Takes away what `other` has seen, as if it had never come. Raises ValueError if it cannot have."""
         if other.count > self.count:
             raise ValueError(f"cannot take {other.count} samples away from {self.count}")
         self._combine(other, -1)

@@ -3,12 +3,13 @@
 from typing import Any
 
 from . import params
+from .coreset import Coreset
 from .detector import Detector, State
 from .errors import StateError, UnknownName
 from .lemo import LeMO
 from .padim import PaDiM
 
-_ALL: tuple[type[Detector], ...] = (LeMO, PaDiM)
+_ALL: tuple[type[Detector], ...] = (LeMO, PaDiM, Coreset)
 METHODS: dict[str, type[Detector]] = {cls.name: cls for cls in _ALL}
 
 
