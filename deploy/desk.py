@@ -1,0 +1,243 @@
+"""What stands behind the routes: scores with each line's current version, and hands images to the lines' actors.
+
+Every replica watches the alias `current` of every line. A new version is loaded and tried out in a thread of
+its own; then one reference is assigned. Requests see the old version or the new one, and never wait for either.
+"""
+
+import asyncio
+import base64
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from statistics import median
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..methods.detector import Detector
+from ..methods.errors import EverlineError, LineDown, TrackingError, UnknownLine
+from ..methods.registry import build
+from ..platform.actor import answer_soon, line_handle
+from ..platform.images import prepare
+from ..platform.line import Scorer
+from ..platform.pictures import map_png
+from ..platform.settings import Fleet
+from ..platform.versions import Versions
+
+log = logging.getLogger("everline.desk")
+T = TypeVar("T")
+PATIENCE_S = 60.0  # for a line's actor to answer
+EMBEDDING = ("size", "backbone", "weights", "strides")  # parameters that decide what `embed` returns
+
+
+@dataclass
+class Counter:
+    """One line as this replica knows it. `scorer` is only ever replaced, never changed."""
+
+    name: str
+    embedder: Detector  # the learner's twin that never learns: makes the features that the line takes
+    versions: Any  # platform.versions.Versions, or a double
+    threads: int
+    device: str
+    scorer: Scorer | None = None
+    problem: str = ""  # why the current version could not be looked up or loaded; empty when all is well
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What this replica made of an image."""
+
+    features: np.ndarray  # (1, C, h, w) for the line to learn from
+    scored: dict[str, Any] | None  # None while the line has no version
+    map: dict[str, Any] | None  # map_png (base64) and map_range, where asked for and possible
+
+
+class Desk:
+    """All lines of a fleet. `start` before use, `stop` after; both in the event loop that uses it."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        poll_s: float = 0.5,
+        handle: Callable[[str], Any] = line_handle,
+        versions: Callable[[str, str], Any] = Versions,
+    ) -> None:
+        """poll_s: seconds between two looks at the aliases. handle, versions: seams that tests replace."""
+        self.fleet, self.poll_s, self._handle = fleet, poll_s, handle
+        self._counters = {
+            name: Counter(
+                name=name,
+                embedder=build(s.method, **s.params, device=s.device),
+                versions=versions(fleet.tracking, name),
+                threads=s.threads,
+                device=s.device,
+            )
+            for name, s in fleet.lines.items()
+        }
+        # torch's work on images happens in one thread, so that it neither blocks the event loop nor competes
+        # with itself; looking up and loading versions happens in the other.
+        self._compute = ThreadPoolExecutor(1, "everline-compute")
+        self._watch = ThreadPoolExecutor(1, "everline-watch")
+        self._watching: asyncio.Task[None] | None = None
+        self._handles: dict[str, Any] = {}
+
+    async def start(self) -> None:
+        """Loads weights and current versions, and begins to watch. An MLflow that does not answer is no obstacle.
+
+        Raises WeightsError.
+        """
+        for counter in self._counters.values():
+            await self._run(self._compute, partial(_try_out, counter.embedder))
+        await self._look()
+        self._watching = asyncio.create_task(self._keep_looking())
+
+    async def stop(self) -> None:
+        """Ends the watch and the threads."""
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
+        self._compute.shutdown(wait=False, cancel_futures=True)
+        self._watch.shutdown(wait=False, cancel_futures=True)
+
+    async def inspect(self, line: str, data: bytes, id: str, learn: bool, want_map: bool) -> dict[str, Any]:
+        """An encoded image -> the fields of `Inspection`, once the line has it durably; with its map on request.
+
+        Raises UnknownLine, ImageError, ConfigError, StoreError, NoSpace, LineDown, TimeoutError.
+        """
+        counter = self._counter(line)
+        seen = await self._run(self._compute, partial(see, counter, data, want_map))
+        answer = await self._ask(line, "record", data, seen.features, seen.scored, id, learn)
+        return {**answer, **(seen.map or {"map_png": None, "map_range": None})} if want_map else answer
+
+    async def lines(self) -> list[dict[str, Any]]:
+        """`line` of each; one whose actor does not answer has `state` "unavailable" and says why."""
+        return list(await asyncio.gather(*(self._state(name) for name in self.fleet.lines)))
+
+    async def line(self, line: str) -> dict[str, Any]:
+        """The status of one line. Raises UnknownLine, LineDown, TimeoutError."""
+        counter = self._counter(line)
+        status = await self._ask(line, "status")
+        serving = counter.scorer.version if counter.scorer else None
+        return {**status, "state": "running", "serving_version": serving}
+
+    async def versions(self, line: str) -> list[dict[str, Any]]:
+        """The line's versions, newest first. Raises UnknownLine, TrackingError."""
+        counter = self._counter(line)
+        return [asdict(version) for version in await self._run(self._watch, counter.versions.list)]
+
+    async def rollback(self, line: str, version: int | None) -> int:
+        """Makes an older version current, in this replica at once, in others at their next look."""
+        counter = self._counter(line)
+        number = int(await self._ask(line, "rollback", version))
+        await self._run(self._watch, partial(look, counter))
+        return number
+
+    def health(self) -> dict[str, Any]:
+        """Whether this replica can answer, and with which versions; asks nobody."""
+        watching = self._watching is not None and not self._watching.done()
+        lines = {
+            name: {"version": c.scorer.version if c.scorer else None, "problem": c.problem or None}
+            for name, c in self._counters.items()
+        }
+        return {"status": "ok" if watching else "starting", "lines": lines}
+
+    def _counter(self, line: str) -> Counter:
+        self.fleet.line(line)  # raises UnknownLine with the lines there are
+        return self._counters[line]
+
+    async def _state(self, name: str) -> dict[str, Any]:
+        try:
+            return await self.line(name)
+        except (EverlineError, TimeoutError) as error:
+            return {"line": name, "state": "unavailable", "problem": str(error)}
+
+    async def _ask(self, line: str, verb: str, *args: Any) -> Any:
+        """Calls the line's actor. Looking it up may block, so that happens in a thread too, and once."""
+        try:
+            if line not in self._handles:
+                self._handles[line] = await asyncio.get_running_loop().run_in_executor(None, self._handle, line)
+            return await asyncio.wait_for(answer_soon(getattr(self._handles[line], verb).remote(*args)), PATIENCE_S)
+        except TimeoutError:
+            raise TimeoutError(f"line {line} did not answer within {PATIENCE_S:g} s.") from None
+        except UnknownLine:  # it is in the fleet
+            raise LineDown(f"line {line} does not run (yet).") from None
+        except LineDown:
+            self._handles.pop(line, None)  # the next call looks for a new actor of that name
+            raise
+
+    async def _run(self, where: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(where, work)
+
+    async def _look(self) -> None:
+        for counter in self._counters.values():
+            await self._run(self._watch, partial(look, counter))
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(self.poll_s)
+            await self._look()
+
+
+def look(counter: Counter) -> None:
+    """Brings a line's scorer up to the alias `current`. A version that cannot be had leaves the old one at work."""
+    try:
+        number = counter.versions.current()
+        now = counter.scorer.version if counter.scorer else None
+        if number != now:
+            counter.scorer = None if number is None else _ready(counter, number)
+            log.info("line %s: scoring with version %s now (was %s)", counter.name, number, now)
+        counter.problem = ""
+    except (EverlineError, OSError) as error:
+        if not counter.problem:  # once, not twice a second
+            known = isinstance(error, TrackingError)
+            log.log(logging.WARNING if known else logging.ERROR, "line %s: keeps its version: %s", counter.name, error)
+        counter.problem = str(error)
+
+
+def see(counter: Counter, data: bytes, want_map: bool) -> Seen:
+    """Decodes, embeds and scores one image. Blocking; raises ImageError."""
+    torch.set_num_threads(counter.threads)  # of this thread; as the line would embed it, to the last bit
+    scorer, embedder = counter.scorer, counter.embedder
+    features = _embed(embedder, data)
+    if scorer is None:
+        return Seen(features.numpy(), None, None)
+    same = all(getattr(embedder, n, None) == getattr(scorer.detector, n, None) for n in EMBEDDING)
+    scored, anomaly = scorer.judge(features if same else _embed(scorer.detector, data))
+    return Seen(features.numpy(), scored, draw(scorer, anomaly.numpy()) if want_map else None)
+
+
+def draw(scorer: Scorer, anomaly: np.ndarray) -> dict[str, Any]:
+    """The map (S, S) as PNG in base64. The range of its colours is the version's, the same for every image:
+    dark up to what is usual for good parts (their median score), the threshold in the middle.
+    """
+    calibration = scorer.calibration
+    if calibration.scores:
+        low = median(calibration.scores)
+        high = 2 * calibration.threshold - low
+    else:
+        low, high = float(anomaly.min()), float(anomaly.max())
+    return {"map_png": base64.b64encode(map_png(anomaly, low, high)).decode("ascii"), "map_range": [low, high]}
+
+
+def _embed(detector: Detector, data: bytes) -> Tensor:
+    return detector.embed(prepare(data, detector.size)[None])
+
+
+def _ready(counter: Counter, number: int) -> Scorer:
+    """The version, tried out: what it computes on its first image, and what would fail, happens here."""
+    state, calibration = counter.versions.load(number)
+    scorer = Scorer(number, state, calibration, counter.device)
+    scorer.judge(_try_out(scorer.detector))
+    return scorer
+
+
+def _try_out(detector: Detector) -> Tensor:
+    """Features of a grey image: the backbone is loaded, or says why it cannot be."""
+    return detector.embed(torch.full((1, 3, detector.size, detector.size), 127, dtype=torch.uint8))

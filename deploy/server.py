@@ -1,0 +1,74 @@
+"""Starts and stops Ray Serve with a fleet's application.
+
+Starting restarts replicas; versions swap without it (desk.py). On a long-lived cluster use `serve deploy`.
+"""
+
+import logging
+import socket
+from contextlib import closing
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.schema import LoggingConfig
+
+from ..methods.errors import ConfigError, PortInUse
+from ..platform.cluster import connect
+from ..platform.settings import Fleet
+from .app import bind
+
+APP = "everline"
+HOST, PORT = "127.0.0.1", 8000
+CONTROLLER = "SERVE_CONTROLLER_ACTOR"
+
+
+def start_server(fleet: Fleet, *, host: str = HOST, port: int = PORT, replicas: int = 1) -> str:
+    """Serves the fleet's lines, which must run (platform/actor.py), until `stop_server`; returns the address.
+
+    Joins or starts a Ray cluster. Raises PortInUse, ConfigError (Serve runs here already).
+    """
+    check_port(host, port)
+    connect()
+    if _serve_runs():
+        raise ConfigError(
+            "Ray Serve runs in this cluster already; end it with `serve shutdown`, or use `serve deploy`."
+        )
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    serve.start(ProxyLocation.HeadOnly, HTTPOptions(host=host, port=port), logging_config=quiet)
+    serve.run(bind(fleet, replicas=replicas), name=APP, route_prefix="/", logging_config=quiet)
+    return f"http://{host}:{port}"
+
+
+def stop_server() -> None:
+    """Ends Serve in this cluster, with all its applications; the lines go on."""
+    if ray.is_initialized() and _serve_runs():
+        serve.shutdown()
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises PortInUse where nobody could listen: taken, not allowed, or no address of this machine."""
+    try:
+        if not 0 < port < 2**16:
+            raise OverflowError("a port is a number from 1 to 65535")
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with closing(socket.socket(family, kind, proto)) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, OverflowError) as error:
+        raise PortInUse(f"cannot listen on {host}:{port}: {error}; choose another with --port.") from error
+
+
+def free_port(host: str = HOST) -> int:
+    """A port that nobody listens on right now."""
+    with closing(socket.socket()) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _serve_runs() -> bool:
+    try:
+        ray.get_actor(CONTROLLER, namespace="serve")
+    except ValueError:
+        return False
+    return True

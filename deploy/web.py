@@ -1,0 +1,281 @@
+"""The web application: routes, limits, and one JSON shape for every error. No Ray, no detectors.
+
+{"error": {"code": "unknown_line", "message": "...", "request_id": "..."}}
+"""
+
+import hashlib
+import logging
+import math
+import re
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Annotated, Any, Protocol
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import MutableHeaders, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..methods.errors import (
+    ConfigError,
+    EverlineError,
+    ImageError,
+    LineDown,
+    NoSpace,
+    SecondWriter,
+    TrackingError,
+    UnknownLine,
+    UnknownVersion,
+)
+
+log = logging.getLogger("everline.web")
+BODY_LIMIT = 32 * 2**20
+DRAIN = 4  # body limits that are read, and thrown away, of a body that is too large
+RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # the last: curl --data-binary
+RETRY_AFTER_S = 2  # a line's actor needs about that to come back
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+MAX_NAME = 200  # characters of a file's name in an id
+ERRORS: tuple[tuple[type[BaseException], int, str], ...] = (  # the first that fits
+    (UnknownLine, 404, "unknown_line"),
+    (UnknownVersion, 404, "unknown_version"),
+    (ImageError, 400, "bad_image"),
+    (ConfigError, 422, "invalid"),
+    (NoSpace, 507, "no_space"),
+    (LineDown, 503, "line_down"),
+    (SecondWriter, 503, "line_moved"),
+    (TrackingError, 503, "tracking_unavailable"),
+    (EverlineError, 500, "failed"),
+    (TimeoutError, 504, "line_timeout"),
+)
+CODES = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    415: "unsupported_media_type",
+}
+
+
+class Lines(Protocol):
+    """What the routes need (deploy/desk.py)."""
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    async def inspect(self, line: str, data: bytes, id: str, learn: bool, want_map: bool) -> dict[str, Any]: ...
+    async def lines(self) -> list[dict[str, Any]]: ...
+    async def line(self, line: str) -> dict[str, Any]: ...
+    async def versions(self, line: str) -> list[dict[str, Any]]: ...
+    async def rollback(self, line: str, version: int | None) -> int: ...
+    def health(self) -> dict[str, Any]: ...
+
+
+class Rollback(BaseModel):
+    """The body of a rollback; without a version, the one before the current."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    version: int | None = Field(default=None, ge=1, lt=2**31)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An image as it came."""
+
+    data: bytes
+    name: str = ""  # of the file, where it came as one
+
+
+class Finite(JSONResponse):
+    """JSON without Infinity and NaN, which are not JSON: they become null."""
+
+    def render(self, content: Any) -> bytes:
+        return super().render(_finite(content))
+
+
+def application(lines: Lines, *, body_limit: int = BODY_LIMIT) -> FastAPI:
+    """The routes over `lines`, which is started and stopped with it. body_limit: bytes of a request's body."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await lines.start()
+        yield
+        await lines.stop()
+
+    # The interactive pages would load scripts from the internet, which a plant may not have.
+    app = FastAPI(title="everline", lifespan=lifespan, docs_url=None, redoc_url=None, default_response_class=Finite)
+    app.add_middleware(Envelope, body_limit=body_limit)
+    _handle_errors(app)
+    _add_routes(app, lines)
+    return app
+
+
+def _add_routes(app: FastAPI, lines: Lines) -> None:
+    @app.post("/lines/{line}/inspect")
+    async def inspect(
+        request: Request,
+        line: str,
+        learn: bool = True,
+        want_map: Annotated[bool, Query(alias="map")] = False,
+        id: str | None = None,
+    ) -> Any:
+        """Judge an image (raw body or multipart) and hand it to the line, which logs it and may learn from it."""
+        upload = await _upload(request)
+        image_id = request.headers.get("x-image-id") or id or default_id(upload)
+        return Finite(await lines.inspect(line, upload.data, image_id, learn, want_map))
+
+    @app.get("/lines")
+    async def all_lines() -> Any:
+        """All lines of the fleet with their state."""
+        return Finite({"lines": await lines.lines()})
+
+    @app.get("/lines/{line}")
+    async def one_line(line: str) -> Any:
+        """One line: method, counts, current version, threshold."""
+        return Finite(await lines.line(line))
+
+    @app.get("/lines/{line}/versions")
+    async def versions(line: str) -> Any:
+        """The published versions of a line, newest first."""
+        return Finite({"line": line, "versions": await lines.versions(line)})
+
+    @app.post("/lines/{line}/rollback")
+    async def rollback(request: Request, line: str) -> Any:
+        """Make an older version current."""
+        try:
+            asked = Rollback.model_validate_json(await request.body() or b"{}")
+        except ValidationError as error:
+            raise RequestValidationError(error.errors()) from error
+        return Finite({"line": line, "version": await lines.rollback(line, asked.version)})
+
+    @app.get("/health")
+    async def health() -> Any:
+        """Whether this replica answers; asks no other process."""
+        return Finite(lines.health())
+
+
+def _handle_errors(app: FastAPI) -> None:
+    async def ours(request: Request, error: Exception) -> JSONResponse:
+        status, code = next((s, c) for kind, s, c in ERRORS if isinstance(error, kind))
+        if status >= 500:
+            log.warning("%s %s: %s: %s", request.method, request.url.path, code, error)
+        headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
+        return problem(request.scope, status, code, str(error), headers)
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        texts = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in error.errors()]
+        return problem(request.scope, 422, "invalid", "; ".join(texts))
+
+    async def http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        known = {404: f"no such address: {request.url.path}.", 405: f"{request.method} is not for {request.url.path}."}
+        text = known.get(error.status_code, str(error.detail))
+        code = CODES.get(error.status_code, f"http_{error.status_code}")
+        return problem(request.scope, error.status_code, code, text, dict(error.headers or {}))
+
+    for kind, _, _ in ERRORS:
+        app.add_exception_handler(kind, ours)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+
+
+def problem(scope: Scope, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The one shape of an error."""
+    content = {"error": {"code": code, "message": message, "request_id": scope.get("everline.request_id", "")}}
+    return JSONResponse(content, status, headers)
+
+
+class Envelope:
+    """Round every request: an id for it, a limit on its body, and an answer in our shape whatever goes wrong."""
+
+    def __init__(self, app: ASGIApp, body_limit: int) -> None:
+        self.app, self.body_limit = app, body_limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {k.lower(): v.decode("latin-1") for k, v in scope["headers"]}
+        given = headers.get(b"x-request-id", "")
+        scope["everline.request_id"] = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        started = False
+
+        async def answer(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message)["X-Request-Id"] = scope["everline.request_id"]
+            await send(message)
+
+        try:
+            await self.app(scope, self._counted(headers.get(b"content-length", ""), receive), answer)
+        except ClientDisconnect:
+            log.info("request %s: the client went away", scope["everline.request_id"])
+        except Exception as error:  # the last stop: logged with its id, and answered
+            if started:
+                raise
+            log.error("request %s failed", scope["everline.request_id"], exc_info=error)
+            text = "something went wrong inside the server; its log has the details under this request_id."
+            await problem(scope, 500, "internal", text)(scope, receive, answer)
+
+    def _counted(self, declared: str, receive: Receive) -> Receive:
+        """`receive` that refuses a body above the limit: by what it declares, and by what comes."""
+        came = 0
+
+        async def counted() -> Message:
+            nonlocal came
+            message = await receive()
+            came += len(message.get("body", b""))
+            if came > self.body_limit or (declared.isdecimal() and int(declared) > self.body_limit):
+                # Most clients read no answer before they have sent everything: let them, within bounds.
+                while message.get("more_body") and came < DRAIN * self.body_limit:
+                    message = await receive()
+                    came += len(message.get("body", b""))
+                raise self._too_large()
+            return message
+
+        return counted
+
+    def _too_large(self) -> HTTPException:
+        text = f"the request's body is above {self.body_limit:,} bytes; send a smaller image."
+        return HTTPException(413, text, {"Connection": "close"})
+
+
+async def _upload(request: Request) -> Upload:
+    """The image of a request. Raises HTTPException 415 for another media type, ImageError for none or several."""
+    kind = request.headers.get("content-type", "").lower()
+    if kind.startswith("multipart/form-data"):
+        async with request.form(max_files=2, max_fields=16) as form:
+            files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+            if len(files) != 1:
+                raise ImageError(f"expected one image file in the form, got {len(files)}.")
+            return Upload(await files[0].read(), base_name(files[0].filename or ""))
+    if kind and not kind.startswith(RAW):
+        raise HTTPException(415, f"expected an image, as the body or as multipart/form-data, got {kind!r}.")
+    return Upload(await request.body())
+
+
+def default_id(upload: Upload) -> str:
+    """The identity of an image that came without one: its file's name, if any, and the hash of its bytes."""
+    digest = hashlib.sha256(upload.data).hexdigest()[:16]
+    return f"{upload.name}:{digest}" if upload.name else digest
+
+
+def base_name(name: str) -> str:
+    """A file's name without folders (of either kind of system) and without what cannot be printed."""
+    short = PureWindowsPath(PurePosixPath(name).name).name
+    return "".join(c for c in short if c.isprintable())[-MAX_NAME:]
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    return [_finite(value) for value in content] if isinstance(content, list | tuple) else content

@@ -1,0 +1,425 @@
+"""The HTTP side without Ray: real routes and a real desk, in front of a double of the line and of MLflow."""
+
+import asyncio
+import base64
+import hashlib
+import io
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from everline.deploy.desk import Desk
+from everline.deploy.web import application, base_name
+from everline.methods.detector import State
+from everline.methods.errors import (
+    Corrupt,
+    EverlineError,
+    LineDown,
+    NoSpace,
+    SecondWriter,
+    StoreError,
+    TrackingError,
+    UnknownVersion,
+)
+from everline.methods.registry import build
+from everline.platform.calibration import Calibration
+from everline.platform.images import prepare
+from everline.platform.settings import Fleet, LineSettings
+from everline.platform.versions import Version
+from fastapi.testclient import TestClient
+from PIL import Image
+
+LIMIT = 100_000
+PARAMS = {"size": 64, "weights": "none"}
+CALIBRATION = Calibration.of([1.0, 2.0, 3.0], 0.25)
+
+
+def png(seed: int, side: int = 48) -> bytes:
+    rng = np.random.default_rng(seed)
+    out = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def taught(seed: int) -> State:
+    detector = build("padim", **PARAMS)
+    for n in range(3):
+        detector.learn(detector.embed(prepare(png(seed + n), 64)[None]))
+    return detector.state()
+
+
+class Line:
+    """Double of platform.actor.LineActor, with Ray's way of calling: `handle.verb.remote(...)`."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.trouble: Exception | None = None
+        self.on_rollback: Callable[[int | None], int] = lambda version: version or 1
+
+    def __getattr__(self, verb: str) -> Any:
+        async def call(*args: Any) -> Any:
+            self.calls.append((verb, *args))
+            if self.trouble:
+                raise self.trouble
+            return getattr(self, f"_{verb}")(*args)
+
+        return SimpleNamespace(remote=call)
+
+    def _record(self, data: bytes, features: Any, scored: dict[str, Any] | None, id: str, learn: bool) -> Any:
+        nothing = dict.fromkeys(["score", "p_value", "threshold", "version"])
+        given = scored or {**nothing, "verdict": "learning", "calibrated": False}
+        common = {"line": "mono", "id": id, "record": len(self.calls) - 1, "duplicate": False}
+        return {**common, **given, "admitted": learn and given["verdict"] != "reject"}
+
+    def _rollback(self, version: int | None) -> int:
+        return self.on_rollback(version)
+
+    def _status(self) -> dict[str, Any]:
+        return {"line": "mono", "images_learned": 3, "threshold": float("inf")}
+
+
+class Registry:
+    """Double of platform.versions.Versions."""
+
+    def __init__(self) -> None:
+        self.states: dict[int, State] = {}
+        self.now: int | None = None
+        self.trouble: Exception | None = None
+
+    def current(self) -> int | None:
+        if self.trouble:
+            raise self.trouble
+        return self.now
+
+    def load(self, version: int) -> tuple[State, Calibration]:
+        if version not in self.states:
+            raise Corrupt(f"version {version} is damaged")
+        return self.states[version], CALIBRATION
+
+    def list(self) -> list[Version]:
+        if self.trouble:
+            raise self.trouble
+        return [
+            Version(n, ("current",) if n == self.now else (), n, 3, float("inf"), False, "padim", 0, {})
+            for n in sorted(self.states, reverse=True)
+        ]
+
+
+class Bench:
+    """A client, and what stands behind it."""
+
+    def __init__(self, folder: Path, poll_s: float) -> None:
+        self.line, self.registry = Line(), Registry()
+        settings = LineSettings(method="padim", params=PARAMS)
+        fleet = Fleet(store=folder, tracking="", lines={"mono": settings})
+        self.desk = Desk(fleet, poll_s=poll_s, handle=lambda _: self.line, versions=lambda *_: self.registry)
+        self.http = TestClient(application(self.desk, body_limit=LIMIT), raise_server_exceptions=False)
+
+    def publish(self, number: int, state: State | None = None) -> None:
+        self.registry.states[number] = state or taught(10 * number)
+        self.registry.now = number
+
+    def served(self) -> int | None:
+        version: int | None = self.http.get("/health").json()["lines"]["mono"]["version"]
+        return version
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        for _ in range(500):
+            if condition():
+                return
+            time.sleep(0.02)
+        raise AssertionError("it did not happen within 10 s")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path, poll_s=0.02)
+    with bench.http:
+        yield bench
+
+
+@pytest.fixture
+def scoring(bench: Bench) -> Bench:
+    """A bench that serves version 1."""
+    bench.publish(1)
+    bench.until(lambda: bench.served() == 1)
+    return bench
+
+
+def error_of(response: Any, status: int, code: str) -> str:
+    """Checks the one shape of an error; returns its message."""
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/json"), response.text
+    (body,) = response.json().values()
+    assert list(response.json()) == ["error"]
+    assert body.keys() == {"code", "message", "request_id"}
+    assert (body["code"], body["request_id"]) == (code, response.headers["x-request-id"])
+    assert body["message"]
+    return str(body["message"])
+
+
+def test_a_line_without_a_version_is_learning(bench: Bench) -> None:
+    response = bench.http.post("/lines/mono/inspect?map=true", content=png(1))
+    assert response.status_code == 200
+    answer = response.json()
+    assert (answer["verdict"], answer["score"], answer["version"], answer["map_png"]) == ("learning", None, None, None)
+    (verb, data, _, scored, id, learn) = bench.line.calls[0]
+    assert (verb, data, scored, learn) == ("record", png(1), None, True)
+    assert id == hashlib.sha256(png(1)).hexdigest()[:16]
+
+
+def test_the_line_gets_the_features_that_it_would_make_itself(bench: Bench) -> None:
+    bench.http.post("/lines/mono/inspect", content=png(1))
+    detector = build("padim", **PARAMS)
+    assert np.array_equal(bench.line.calls[0][2], detector.embed(prepare(png(1), 64)[None]).numpy())
+
+
+def test_the_answer_is_the_version_s(scoring: Bench) -> None:
+    answer = scoring.http.post("/lines/mono/inspect", content=png(5)).json()
+    detector = build("padim", **PARAMS)
+    detector.load_state(scoring.registry.states[1])
+    score = float(detector.score(detector.embed(prepare(png(5), 64)[None])).image[0])
+    assert answer == {
+        "line": "mono", "id": hashlib.sha256(png(5)).hexdigest()[:16], "record": 0, "duplicate": False,
+        "score": pytest.approx(score, rel=1e-5), "verdict": CALIBRATION.verdict(score),
+        "p_value": CALIBRATION.p_value(score), "threshold": 3.0, "version": 1, "calibrated": True,
+        "admitted": CALIBRATION.verdict(score) == "pass",
+    }  # fmt: skip
+
+
+def test_the_map_comes_as_a_picture_of_the_version_s_range(scoring: Bench) -> None:
+    answer = scoring.http.post("/lines/mono/inspect?map=true", content=png(5)).json()
+    picture = Image.open(io.BytesIO(base64.b64decode(answer["map_png"])))
+    assert (picture.format, picture.size) == ("PNG", (64, 64))
+    assert answer["map_range"] == [2.0, 4.0]
+
+
+def test_learn_false_reaches_the_line(scoring: Bench) -> None:
+    scoring.http.post("/lines/mono/inspect?learn=false", content=png(1))
+    assert scoring.line.calls[0][-1] is False
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "expected"),
+    [("?id=cell-7", {}, "cell-7"), ("?id=cell-7", {"X-Image-Id": "cell-8"}, "cell-8")],
+)
+def test_an_image_may_bring_its_id(bench: Bench, query: str, headers: dict[str, str], expected: str) -> None:
+    assert bench.http.post(f"/lines/mono/inspect{query}", content=png(1), headers=headers).json()["id"] == expected
+
+
+def test_a_file_s_id_is_its_name_and_hash(bench: Bench) -> None:
+    answer = bench.http.post("/lines/mono/inspect", files={"image": ("../a/cell 1.png", png(1), "image/png")}).json()
+    assert answer["id"] == f"cell 1.png:{hashlib.sha256(png(1)).hexdigest()[:16]}"
+    assert bench.line.calls[0][1] == png(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("..\\x\\a.png", "a.png"), ("/etc/a\n.png", "a.png"), ("a" * 300, "a" * 200), ("..", "..")]
+)
+def test_a_file_s_name_loses_its_folders(name: str, expected: str) -> None:
+    assert base_name(name) == expected
+
+
+@pytest.mark.parametrize("files", [{}, {"a": ("a.png", b"1"), "b": ("b.png", b"2")}])
+def test_a_form_holds_one_image(bench: Bench, files: dict[str, Any]) -> None:
+    response = bench.http.post("/lines/mono/inspect", files=files, data={"note": "x"} if files else None)
+    assert response.status_code == 400
+    assert bench.line.calls == []
+
+
+@pytest.mark.parametrize("body", [b"", b"no image", png(1)[:100]])
+def test_what_is_no_image_is_refused_and_not_recorded(scoring: Bench, body: bytes) -> None:
+    error_of(scoring.http.post("/lines/mono/inspect", content=body), 400, "bad_image")
+    assert scoring.line.calls == []
+
+
+def test_another_media_type_is_refused(bench: Bench) -> None:
+    response = bench.http.post("/lines/mono/inspect", json={"image": "x"})
+    assert "application/json" in error_of(response, 415, "unsupported_media_type")
+
+
+def chunks(total: int) -> Iterator[bytes]:
+    for _ in range(total // 1000):
+        yield b"x" * 1000
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_body_above_the_limit_is_refused(bench: Bench, declared: bool) -> None:
+    body: Any = b"x" * (LIMIT + 1) if declared else chunks(LIMIT + 1000)
+    message = error_of(bench.http.post("/lines/mono/inspect", content=body), 413, "too_large")
+    assert "100,000 bytes" in message
+
+
+def test_a_form_above_the_limit_is_refused(bench: Bench) -> None:
+    error_of(bench.http.post("/lines/mono/inspect", files={"image": b"x" * (LIMIT + 1)}), 413, "too_large")
+
+
+def test_an_endless_body_is_not_read_to_its_end(bench: Bench) -> None:
+    came = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal came
+        while came < 50 * LIMIT:
+            came += 1000
+            yield b"x" * 1000
+
+    sent: list[dict[str, Any]] = []
+    source = endless()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": next(source), "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/lines/mono/inspect", "headers": [], "query_string": b"",
+        "http_version": "1.1", "scheme": "http", "client": None, "server": None, "root_path": "",
+    }  # fmt: skip
+    asyncio.run(bench.http.app(scope, receive, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == 413
+    assert came <= 4 * LIMIT + 1000
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/lines/mono/inspect", 405, "method_not_allowed"),
+        ("POST", "/lines/none/inspect", 404, "unknown_line"),
+        ("GET", "/lines/none", 404, "unknown_line"),
+        ("GET", "/lines/none/versions", 404, "unknown_line"),
+        ("POST", "/lines/none/rollback", 404, "unknown_line"),
+        ("POST", "/lines/mono/inspect?learn=maybe", 422, "invalid"),
+    ],
+)
+def test_every_error_has_one_shape(bench: Bench, verb: str, path: str, status: int, code: str) -> None:
+    message = error_of(bench.http.request(verb, path), status, code)
+    assert "mono" in message or status != 404 or code == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "status", "code"),
+    [
+        (NoSpace("full"), 507, "no_space"),
+        (LineDown("gone"), 503, "line_down"),
+        (SecondWriter("moved"), 503, "line_moved"),
+        (TrackingError("away"), 503, "tracking_unavailable"),
+        (StoreError("broken"), 500, "failed"),
+        (TimeoutError(), 504, "line_timeout"),
+        (ZeroDivisionError("secret detail"), 500, "internal"),
+    ],
+)
+def test_a_line_s_trouble_is_answered(bench: Bench, trouble: Exception, status: int, code: str) -> None:
+    bench.line.trouble = trouble
+    response = bench.http.post("/lines/mono/inspect", content=png(1))
+    assert "secret" not in error_of(response, status, code)
+    assert ("retry-after" in response.headers) == (status == 503)
+    assert bench.served() is None  # and the server goes on
+
+
+def test_a_caller_s_request_id_comes_back(bench: Bench) -> None:
+    assert bench.http.get("/none", headers={"X-Request-Id": "abc-1"}).json()["error"]["request_id"] == "abc-1"
+    strange = bench.http.get("/none", headers={"X-Request-Id": "a b<script>"}).json()["error"]["request_id"]
+    assert strange.isalnum()
+
+
+def test_a_new_version_swaps_in_by_itself(scoring: Bench) -> None:
+    first = scoring.http.post("/lines/mono/inspect", content=png(5)).json()
+    scoring.publish(2, taught(70))
+    scoring.until(lambda: scoring.served() == 2)
+    second = scoring.http.post("/lines/mono/inspect", content=png(5)).json()
+    assert (first["version"], second["version"]) == (1, 2)
+    assert first["score"] != second["score"]
+
+
+def test_a_damaged_version_leaves_the_old_one_at_work(scoring: Bench) -> None:
+    scoring.registry.now = 9
+    scoring.until(lambda: scoring.http.get("/health").json()["lines"]["mono"]["problem"] is not None)
+    assert scoring.http.post("/lines/mono/inspect", content=png(5)).json()["version"] == 1
+
+
+def test_mlflow_away_leaves_the_version_at_work_and_comes_back(scoring: Bench) -> None:
+    scoring.registry.trouble = TrackingError("no answer")
+    scoring.until(lambda: scoring.http.get("/health").json()["lines"]["mono"]["problem"] == "no answer")
+    assert scoring.http.post("/lines/mono/inspect", content=png(5)).json()["version"] == 1
+    error_of(scoring.http.get("/lines/mono/versions"), 503, "tracking_unavailable")
+    scoring.registry.trouble = None
+    scoring.until(lambda: scoring.http.get("/health").json()["lines"]["mono"]["problem"] is None)
+
+
+def test_a_version_with_another_embedding_still_scores(scoring: Bench) -> None:
+    detector = build("padim", size=96, weights="none")
+    for n in range(3):
+        detector.learn(detector.embed(prepare(png(n), 96)[None]))
+    scoring.publish(2, detector.state())
+    scoring.until(lambda: scoring.served() == 2)
+    answer = scoring.http.post("/lines/mono/inspect", content=png(5)).json()
+    score = detector.score(detector.embed(prepare(png(5), 96)[None])).image[0]
+    assert answer["score"] == pytest.approx(float(score), rel=1e-5)
+    assert scoring.line.calls[0][2].shape[-2:] == (8, 8)  # what the learner takes, of 64 pixels
+
+
+def test_lines_and_their_state(scoring: Bench) -> None:
+    (line,) = scoring.http.get("/lines").json()["lines"]
+    expected = {"line": "mono", "images_learned": 3, "threshold": None, "state": "running", "serving_version": 1}
+    assert line == expected == scoring.http.get("/lines/mono").json()
+    scoring.line.trouble = LineDown("it restarts")
+    (line,) = scoring.http.get("/lines").json()["lines"]
+    assert line == {"line": "mono", "state": "unavailable", "problem": "it restarts"}
+
+
+def test_versions_are_listed(scoring: Bench) -> None:
+    body = scoring.http.get("/lines/mono/versions").json()
+    assert body["line"] == "mono"
+    (version,) = body["versions"]
+    assert (version["version"], version["aliases"], version["threshold"]) == (1, ["current"], None)
+
+
+@pytest.mark.parametrize(("body", "version"), [(b"", 1), (b"{}", 1), (b'{"version": 1}', 1)])
+def test_a_rollback_is_served_at_once(scoring: Bench, body: bytes, version: int) -> None:
+    scoring.publish(2)
+    scoring.until(lambda: scoring.served() == 2)
+
+    def back(asked: int | None) -> int:
+        scoring.registry.now = asked or 1
+        return scoring.registry.now
+
+    scoring.line.on_rollback = back
+    assert scoring.http.post("/lines/mono/rollback", content=body).json() == {"line": "mono", "version": version}
+    assert scoring.http.post("/lines/mono/inspect", content=png(5)).json()["version"] == version
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'{"version": "1"}', b'{"version": 0}', b'{"verison": 1}'])
+def test_a_rollback_s_body_is_checked(bench: Bench, body: bytes) -> None:
+    error_of(bench.http.post("/lines/mono/rollback", content=body), 422, "invalid")
+    assert bench.line.calls == []
+
+
+def test_a_rollback_to_nowhere_names_the_versions(bench: Bench) -> None:
+    bench.line.trouble = UnknownVersion("line mono: no version 9; valid: 1")
+    response = bench.http.post("/lines/mono/rollback", json={"version": 9})
+    assert "valid: 1" in error_of(response, 404, "unknown_version")
+
+
+def test_all_of_our_errors_have_a_status() -> None:
+    from everline.deploy.web import ERRORS
+
+    kinds = [EverlineError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    assert all(issubclass(kind, tuple(row[0] for row in ERRORS)) for kind in kinds)
+
+
+def test_one_thread_of_torch_per_replica(scoring: Bench) -> None:
+    seen: list[int] = []
+    scorer = scoring.desk._counters["mono"].scorer
+    assert scorer is not None
+    judge = scorer.judge
+    scorer.judge = lambda f: (seen.append(torch.get_num_threads()), judge(f))[1]  # type: ignore[method-assign]
+    scoring.http.post("/lines/mono/inspect", content=png(1))
+    assert seen == [1]
