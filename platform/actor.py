@@ -92,7 +92,8 @@ def start_line(name: str, fleet: Fleet) -> tuple[Any, bool]:
     try:
         return line_handle(name), False
     except UnknownLine:
-        actor = ray.remote(LineActor).options(
+        kind: Any = ray.remote(LineActor)
+        actor = kind.options(
             name=f"line:{name}",
             namespace=NAMESPACE,
             max_restarts=-1,

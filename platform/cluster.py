@@ -2,6 +2,7 @@
 
 import logging
 import os
+from typing import Any
 
 import psutil
 import ray
@@ -39,5 +40,5 @@ def disconnect() -> None:
         ray.shutdown()
 
 
-def _quiet() -> dict[str, object]:
+def _quiet() -> dict[str, Any]:
     return {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": True}

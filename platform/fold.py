@@ -106,9 +106,9 @@ class Fold:
     def _snapshot_due(self) -> bool:
         """At 25, 50, 100, ... images while the line is young, then every `publish_every`."""
         images, step = self.learner.images_learned, FIRST_SNAPSHOT
-        while step < min(images, self.publish_every):
+        while step < images:
             step *= 2
-        return images == step or images % self.publish_every == 0
+        return images % self.publish_every == 0 or (images == step and images < self.publish_every)
 
     def pack(self) -> tuple[dict[str, State], dict[str, Any]]:
         """States and plain values from which `unpack` continues bit for bit."""

@@ -127,7 +127,11 @@ class Line:
             image=data,
             admitted=learn and verdict["verdict"] != "reject",
             data={"calibrated": verdict.get("calibrated", False)},
-            **{k: verdict.get(k) for k in ("score", "p_value", "threshold", "version", "verdict")},
+            score=verdict.get("score"),
+            p_value=verdict.get("p_value"),
+            threshold=verdict.get("threshold"),
+            version=verdict.get("version"),
+            verdict=verdict["verdict"],
         )
         (record,) = self.writer.append([record])
         self.ids[id] = record.seq
@@ -217,7 +221,8 @@ class Line:
     def _known(self, id: str) -> Inspection:
         """The first answer that an id got."""
         seq = self.ids[id]
-        self.reader.refresh()
+        if seq >= len(self.reader):
+            self.reader.refresh()
         (record,) = self.reader.get([seq])
         return _answer(self.name, record, duplicate=True)
 

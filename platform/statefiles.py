@@ -1,0 +1,59 @@
+"""A detector state on disk: NAME.safetensors and NAME.json, checked against each other. No pickle."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from ..methods.detector import State
+from ..methods.errors import Corrupt
+from .manifest import write_synced
+
+TENSORS, META = "state", "detector"
+MAX_META = 2**20
+MAX_TENSORS = 16 * 2**30
+
+
+def save_state(folder: Path, state: State, tensors: str = TENSORS, meta: str = META) -> None:
+    """Writes `tensors`.safetensors, then `meta`.json with its checksum. Raises OSError."""
+    data = safetensors.torch.save(state.tensors)
+    plain = {**state.meta, "sha256": hashlib.sha256(data).hexdigest()}
+    write_synced(folder / f"{tensors}.safetensors", data)
+    write_synced(folder / f"{meta}.json", json.dumps(plain, indent=1, allow_nan=False).encode())
+
+
+def load_state(folder: Path, tensors: str = TENSORS, meta: str = META) -> State:
+    """The reverse. Raises Corrupt where a file is missing, too large, or does not match."""
+    try:
+        plain = json.loads(_read(folder / f"{meta}.json", MAX_META))
+        data = _read(folder / f"{tensors}.safetensors", MAX_TENSORS)
+        if hashlib.sha256(data).hexdigest() != plain.pop("sha256"):
+            raise Corrupt(f"{folder / tensors}.safetensors: the checksum does not match.")
+        return State(safetensors.torch.load(data), plain)
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+        raise Corrupt(f"{folder}: not a detector state: {error}") from error
+
+
+def digest(state: State) -> str:
+    """sha256 over metadata and tensors: equal digests, equal bits. The order of names does not matter."""
+    total = hashlib.sha256(json.dumps(_listed(state.meta), sort_keys=True).encode())
+    for name in sorted(state.tensors):
+        tensor = state.tensors[name]
+        total.update(f"\n{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
+        total.update(tensor.contiguous().view(-1).numpy().tobytes())
+    return total.hexdigest()
+
+
+def _read(path: Path, most: int) -> bytes:
+    if os.path.getsize(path) > most:
+        raise Corrupt(f"{path}: larger than {most} bytes.")
+    return path.read_bytes()
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists, as JSON would give them back."""
+    return json.loads(json.dumps(value))

@@ -1,0 +1,261 @@
+"""A line with a real log on disk: nothing lost, nothing learned twice, equal bits after any crash."""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from everline.methods.conformance import images
+from everline.methods.detector import State
+from everline.methods.errors import ConfigError, ImageError, NoSpace, SecondWriter, TrackingError, UnknownVersion
+from everline.platform.calibration import Calibration
+from everline.platform.line import Line
+from everline.platform.log import LogReader, LogWriter, verify
+from everline.platform.settings import LineSettings
+from PIL import Image
+
+SETTINGS = LineSettings(method="lemo", params={"size": 64}, checkpoint_every=20, false_reject_rate=0.05)
+
+
+class Shelf:
+    """Versions in memory, behind the seam that platform/versions.py fills; `down` makes it fail."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, tuple[State, Calibration]] = {}
+        self.alias: int | None = None
+        self.down = False
+
+    def publish(
+        self, state: State, calibration: Calibration, *, watermark: int, key: str, tags: dict[str, str]
+    ) -> int:
+        if self.down:
+            raise TrackingError("down")
+        self.kept.setdefault(key, (state, calibration))
+        self.alias = list(self.kept).index(key) + 1
+        return self.alias
+
+    def load(self, version: int) -> tuple[State, Calibration]:
+        return list(self.kept.values())[version - 1]
+
+    def current(self) -> int | None:
+        return self.alias
+
+    def rollback(self, version: int | None = None) -> int:
+        number = version if version is not None else (self.alias or 0) - 1
+        if not 1 <= number <= len(self.kept):
+            raise UnknownVersion(f"no version {number}")
+        self.alias = number
+        return number
+
+
+def png(index: int, defect: bool = False) -> bytes:
+    pixels = images(1, seed=1000 + index, defect=defect)[0].permute(1, 2, 0).numpy()
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "png")
+    return out.getvalue()
+
+
+STREAM = [png(i) for i in range(60)]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Callable[..., Line]]:
+    """Opens a line; those still open at the end are closed."""
+    lines: list[Line] = []
+
+    def make(shelf: Shelf | None = None, store: str = "store", settings: LineSettings = SETTINGS) -> Line:
+        lines.append(Line("a", settings, tmp_path / store, shelf or Shelf()))
+        return lines[-1]
+
+    yield make
+    for line in lines:
+        line.writer.release()
+
+
+def send(line: Line, first: int, last: int) -> list[Any]:
+    return [line.inspect(STREAM[i], f"i{i}") for i in range(first, last)]
+
+
+def die(line: Line) -> None:
+    """As SIGKILL would: the lock goes, nothing is settled or saved."""
+    line.writer.release()
+
+
+def test_starts_with_no_images_and_says_so(opened: Callable[..., Line]) -> None:
+    (first,) = send(opened(), 0, 1)
+    assert (first.verdict, first.score, first.version, first.record) == ("learning", None, None, 0)
+
+
+def test_gives_verdicts_once_a_version_is_published(opened: Callable[..., Line]) -> None:
+    line = opened()
+    answers = send(line, 0, 50)
+    assert {a.verdict for a in answers[:44]} == {"learning"}
+    assert answers[46].version == 1
+    assert answers[46].calibrated
+    assert answers[46].verdict in ("pass", "reject")
+
+
+def test_finds_the_defect(opened: Callable[..., Line]) -> None:
+    line = opened()
+    send(line, 0, 50)
+    bad = line.inspect(png(1, defect=True), "bad")
+    assert bad.verdict == "reject"
+    assert not bad.admitted
+
+
+def test_a_known_id_is_answered_and_not_learned_again(opened: Callable[..., Line]) -> None:
+    line = opened()
+    send(line, 0, 48)
+    before = line.digest()
+    again = line.inspect(STREAM[47], "i47")
+    assert again.duplicate
+    assert again.record == line.ids["i47"]
+    assert line.digest() == before
+    assert verify(line.folder).inspected == 48
+
+
+def test_an_image_may_be_inspected_and_not_learned(opened: Callable[..., Line]) -> None:
+    line = opened()
+    send(line, 0, 3)
+    before = line.digest()
+    assert line.inspect(STREAM[3], "x", learn=False).admitted is False
+    assert line.digest() == before
+
+
+@pytest.mark.parametrize("cut", [1, 19, 20, 21, 30, 44, 45, 46, 47])
+def test_a_crash_leaves_no_trace(opened: Callable[..., Line], cut: int) -> None:
+    whole = opened(store="whole")
+    want = send(whole, 0, 55)
+    shelf = Shelf()
+    line = opened(shelf)
+    got = send(line, 0, cut)
+    die(line)
+    line = opened(shelf)
+    got += send(line, cut, 55)
+    assert line.digest() == whole.digest()
+    assert [(a.verdict, a.score, a.version) for a in got] == [(a.verdict, a.score, a.version) for a in want]
+    assert verify(line.folder).unique == 55
+    assert line.fold.counts == whole.fold.counts
+
+
+def test_a_crash_between_publication_and_its_record_publishes_once(opened: Callable[..., Line]) -> None:
+    shelf = Shelf()
+    line = opened(shelf)
+    line._append_event = lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        send(line, 0, 50)
+    die(line)
+    line = opened(shelf)
+    assert len(shelf.kept) == 1
+    assert line.status()["version"] == 1
+    assert [r.kind for r in LogReader(line.folder).records()].count("publish") == 1
+
+
+def test_an_image_cut_off_before_its_record_can_be_sent_again(opened: Callable[..., Line]) -> None:
+    line = opened()
+    send(line, 0, 5)
+    with pytest.raises(ImageError):
+        line.inspect(STREAM[5][:200], "i5")
+    assert line.inspect(STREAM[5], "i5").record == 5
+
+
+def test_mlflow_down_does_not_stop_the_line(opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("everline.platform.line.RETRY_S", 0.0)
+    shelf = Shelf()
+    shelf.down = True
+    line = opened(shelf)
+    send(line, 0, 50)
+    line.settle()
+    assert line.status()["images_learned"] == 50
+    assert not line.checkpoints.latest() or line.checkpoints.latest()[0] < 44
+    shelf.down = False
+    send(line, 50, 51)
+    line.settle()
+    assert line.status()["version"] == 1
+
+
+def test_a_version_that_waited_goes_out_after_a_restart(opened: Callable[..., Line]) -> None:
+    shelf = Shelf()
+    shelf.down = True
+    line = opened(shelf)
+    send(line, 0, 48)
+    line.settle()
+    die(line)
+    shelf.down = False
+    assert opened(shelf).status()["version"] == 1
+
+
+def test_rollback_is_a_record_and_survives(opened: Callable[..., Line]) -> None:
+    shelf = Shelf()
+    settings = LineSettings(method="lemo", params={"size": 64}, false_reject_rate=0.2, publish_every=25)
+    line = opened(shelf, settings=settings)
+    send(line, 0, 60)
+    line.settle()
+    assert line.status()["version"] == 2
+    assert line.rollback() == 1
+    die(line)
+    shelf.alias = 2  # as if it died before the alias moved
+    line = opened(shelf, settings=settings)
+    assert line.status()["version"] == 1
+    assert shelf.alias == 1
+    assert line.inspect(png(70), "next").version == 1
+
+
+def test_rollback_to_nowhere_is_an_error_and_no_record(opened: Callable[..., Line]) -> None:
+    line = opened()
+    send(line, 0, 3)
+    with pytest.raises(UnknownVersion):
+        line.rollback()
+    assert verify(line.folder).records == 3
+
+
+def test_another_method_folds_over_yesterday(opened: Callable[..., Line]) -> None:
+    shelf = Shelf()
+    line = opened(shelf)
+    send(line, 0, 50)
+    line.close()
+    other = LineSettings(method="padim", params={"size": 64}, false_reject_rate=0.05)
+    line = opened(shelf, settings=other)
+    assert line.fold.learner.name == "padim"
+    assert line.status()["images_learned"] == 50
+    assert len(shelf.kept) == 2
+    assert line.status()["version"] == 2
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", STREAM[0][:100]])
+def test_a_broken_image_is_refused_and_leaves_no_record(opened: Callable[..., Line], data: bytes) -> None:
+    line = opened()
+    with pytest.raises(ImageError):
+        line.inspect(data, "x")
+    assert verify(line.folder).records == 0
+
+
+@pytest.mark.parametrize("id", ["", "x" * 257, "a\nb"])
+def test_a_bad_id_is_refused(opened: Callable[..., Line], id: str) -> None:
+    with pytest.raises(ConfigError):
+        opened().inspect(STREAM[0], id)
+
+
+def test_a_second_writer_is_refused(opened: Callable[..., Line]) -> None:
+    opened()
+    with pytest.raises(SecondWriter):
+        opened()
+
+
+def test_a_full_disk_refuses_the_image_and_keeps_the_rest(
+    opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = opened()
+    send(line, 0, 3)
+
+    def full(*args: object) -> None:
+        raise NoSpace("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LogWriter, "append", full)
+        with pytest.raises(NoSpace):
+            send(line, 3, 4)
+    send(line, 3, 4)
+    assert verify(line.folder).inspected == 4
+    assert line.status()["records"] == 4
