@@ -168,3 +168,12 @@ def test_an_impossible_split_is_refused() -> None:
         split_stream(pool(10, 10), defects=1.0)
     with pytest.raises(DataError, match="too few"):
         split_stream(pool(10, 0))
+
+
+def test_the_real_folders_beside_the_project_are_read(shared_data: Path) -> None:
+    tasks = [read_folder(folder) for folder in sorted(shared_data.iterdir()) if folder.is_dir()]
+    assert len(tasks) == 9 and all(task.masked for task in tasks)
+    mtd = next(task for task in tasks if task.name == "mtd")
+    assert (len(mtd.train), len(mtd.test), sum(s.defect for s in mtd.test)) == (300, 299, 149)
+    mask = read_mask(next(s.mask for s in mtd.test if s.mask), 224)
+    assert mask.shape == (224, 224) and 0 < mask.mean() < 0.5
