@@ -106,7 +106,7 @@ def test_first_image_can_be_scored_while_all_waits() -> None:
     detector = learned()
     done = detector.learn(features(1, 8))
     assert (done.kept, done.detail["admitted"]) == (0, 0)
-    assert done.detail["waiting"] == 20
+    assert done.detail["waiting"] == 15
     assert bool(torch.isfinite(detector.score(features(2, 9)).maps).all())
 
 
@@ -130,13 +130,40 @@ def test_one_image_cannot_confirm_itself() -> None:
 
 
 def test_the_oldest_that_wait_are_dropped() -> None:
-    detector = learned(features(40, 14), waiting=16)
+    detector = learned(features(40, 14), waiting=16, guard=3)
     gone = 0.0
-    for one in defective(30, 15):
-        done = detector.learn(one[None])
-        gone += done.detail["dropped"]
-        assert done.detail["waiting"] <= 16
+    for index, one in enumerate(features(30, 15)):
+        one[0, 0, 0] = 1000.0 * (index + 1)  # like no other
+        gone += detector.learn(one[None]).detail["dropped"]
+    marks = detector._waiting["raw"][:, 0]
+    marks = marks[marks >= 1000]
     assert gone > 0
+    assert marks[-1] == 30_000
+    assert marks.tolist() == sorted(marks.tolist())
+    assert len(marks) < 30
+
+
+def test_what_is_covered_is_not_taken_again() -> None:
+    detector = learned(features(40, 22), guard=0)
+    one = features(1, 23)
+    detector.learn(one)
+    assert detector.learn(one).detail["admitted"] <= 2  # a cut in between may have dropped one
+
+
+def test_no_patch_is_kept_and_waits() -> None:
+    detector = learned(features(30, 24), guard=3)
+    assert detector._waiting.used
+    assert float(torch.cdist(detector._waiting["raw"], detector._memory["raw"]).min()) > 0
+
+
+def test_new_whitening_brings_a_new_radius() -> None:
+    detector = learned(features(30, 25))
+    while detector._memory.used == detector.memory:
+        detector.learn(features(1, 26))
+    detector._radius = 1e9
+    detector._refresh()
+    assert detector._memory.used == detector.memory
+    assert 0 < detector._radius < 100
 
 
 def test_guard_keeps_defects_out_of_the_memory() -> None:
