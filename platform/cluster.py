@@ -16,6 +16,7 @@ def connect() -> bool:
     """Joins a running cluster (RAY_ADDRESS, or one of this machine); else starts one. True where it was started."""
     if ray.is_initialized():
         return False
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it warns that it is on, which is right
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # an actor without a GPU share keeps its view
     try:
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), namespace=NAMESPACE, **_quiet())

@@ -1,0 +1,68 @@
+"""The command line: help without heavy imports, one clear line for every mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from everline.pipelines.main import COMMANDS, cli
+
+
+def everline(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    code = "from everline.pipelines.main import main; main()"
+    return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def test_help_lists_every_command_without_importing_torch() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from everline.pipelines.main import cli; "
+        "print(CliRunner().invoke(cli, ['--help']).output); assert not {'torch', 'ray', 'mlflow'} & set(sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert all(name in ran.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_help(name: str) -> None:
+    shown = CliRunner().invoke(cli, [name, "--help"])
+    assert shown.exit_code == 0
+    assert "Usage:" in shown.output
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert command.help
+
+
+def test_an_unknown_command_gets_the_nearest() -> None:
+    ran = everline("strem")
+    assert ran.returncode == 2
+    assert "did you mean stream" in ran.stderr
+
+
+def test_a_missing_fleet_file_is_one_clear_error(tmp_path: Path) -> None:
+    ran = everline("lines", cwd=tmp_path)
+    assert ran.returncode == 2
+    assert "no fleet file" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_methods_as_json() -> None:
+    shown = CliRunner().invoke(cli, ["methods", "--json", "-"])
+    found = json.loads(shown.output)
+    assert {"coreset", "lemo", "padim"} <= set(found)
+    names = [row["name"] for row in found["lemo"]["params"]]
+    assert "temperature" in names
+
+
+def test_methods_name_lists_its_parameters() -> None:
+    shown = CliRunner().invoke(cli, ["methods", "padim"])
+    assert "shrinkage" in shown.output or "floor" in shown.output
+
+
+def test_an_unknown_method_is_told_the_valid_ones() -> None:
+    ran = everline("methods", "padmi")
+    assert ran.returncode == 2
+    assert "did you mean padim" in ran.stderr
