@@ -123,7 +123,9 @@ class Versions:
             if found is None:
                 raise UnknownVersion(f"line {self.line}: no version {version}; {_valid(self._numbers())}.")
             folder = self._files(found, scratch)
-            if not folder.is_dir() or _checksum(folder) != found.tags.get("checksum"):
+            if not folder.is_dir():
+                raise Corrupt(f"line {self.line}: the files of version {version} are not here: {folder}.")
+            if _checksum(folder) != found.tags.get("checksum"):
                 raise Corrupt(f"line {self.line}: the files of version {version} do not match their checksum.")
             plain = json.loads((folder / "calibration.json").read_text("utf-8"))
             return load_state(folder), Calibration.from_json(plain)

@@ -174,8 +174,12 @@ def test_a_line_without_a_version_is_learning(bench: Bench) -> None:
 
 def test_the_line_gets_the_features_that_it_would_make_itself(bench: Bench) -> None:
     bench.http.post("/lines/mono/inspect", content=png(1))
-    detector = build("padim", **PARAMS)
-    assert np.array_equal(bench.line.calls[0][2], detector.embed(prepare(png(1), 64)[None]).numpy())
+    bench.publish(1)
+    bench.until(lambda: bench.served() == 1)
+    bench.http.post("/lines/mono/inspect", content=png(1))
+    features = build("padim", **PARAMS).embed(prepare(png(1), 64)[None]).numpy()
+    assert all(np.array_equal(call[2], features) for call in bench.line.calls)
+    assert [call[3] is None for call in bench.line.calls] == [True, False]
 
 
 def test_the_answer_is_the_version_s(scoring: Bench) -> None:
