@@ -87,7 +87,7 @@ class Coreset(FeatureDetector):
     Does not work well where normal images have rare patches that never come again: the guard keeps these out
     (about one point of AUROC on magnetic tiles and boards; guard=0 for streams known to be clean). Defects that
     look the same again and again count as normal after `guard` images: with a tenth of the stream defective the
-    guard saves half of what is lost without it, not all. Moments see every patch: many defects blur the whitening.
+    guard saves up to half of what is lost without it. Moments see every patch: many defects blur the whitening.
     """
 
     name: ClassVar[str] = "coreset"
