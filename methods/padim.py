@@ -107,9 +107,10 @@ class PaDiM(FeatureDetector):
 
     def _patches(self, features: Tensor, verb: str) -> Tensor:
         """(B, C, h, w) -> the drawn channels by position, a copy (h * w, B, d)."""
-        if tuple(features.shape[2:]) != self._grid:
+        if tuple(features.shape[2:]) != self._grid or features.shape[1] <= int(self._picked.max()):
             raise ConfigError(
-                f"padim: cannot {verb} features on a {tuple(features.shape[2:])} grid; it learned on {self._grid}."
+                f"padim: cannot {verb} features {tuple(features.shape[1:])}; it learned on a grid {self._grid} "
+                f"with more than {int(self._picked.max())} channels."
             )
         return features[:, self._picked].flatten(2).permute(2, 0, 1)
 

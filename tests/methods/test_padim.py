@@ -133,6 +133,8 @@ def test_other_grids_are_refused() -> None:
     detector = learned(features(4, 25))
     with pytest.raises(ConfigError, match="grid"):
         detector.learn(features(1, 26, side=5))
+    with pytest.raises(ConfigError, match="channels"):
+        detector.score(features(1, 26, channels=2))
     assert same(detector.state(), learned(features(4, 25)).state())
 
 
