@@ -7,6 +7,7 @@ import logging
 import socket
 import time
 from contextlib import closing
+from typing import Any
 
 import ray
 from ray import serve
@@ -48,7 +49,9 @@ def stop_server() -> None:
         return
     # `serve.shutdown()` waits inside a call that dies with the controller, and Ray prints that death as a
     # failure. Asking without waiting, and looking until it is gone, ends in silence.
-    ray.get(ray.get_actor(CONTROLLER, namespace="serve").graceful_shutdown.remote(wait=False))
+    controller: Any = ray.get_actor(CONTROLLER, namespace="serve")
+    asked: Any = controller.graceful_shutdown.remote(wait=False)
+    ray.get(asked)
     give_up = time.monotonic() + PATIENCE_S
     while _serve_runs() and time.monotonic() < give_up:
         time.sleep(0.1)
