@@ -109,9 +109,11 @@ class Desk:
     async def inspect(self, line: str, data: bytes, id: str, learn: bool, want_map: bool) -> dict[str, Any]:
         """An encoded image -> the fields of `Inspection`, once the line has it durably; with its map on request.
 
-        Raises UnknownLine, ImageError, ConfigError, StoreError, NoSpace, LineDown, TimeoutError.
+        Raises UnknownLine, ImageError, ConfigError, StoreError, NoSpace, TrackingError, LineDown, TimeoutError.
         """
         counter = self._counter(line)
+        if counter.scorer is None and counter.problem:  # there may well be a version: `learning` would be a lie
+            raise TrackingError(counter.problem)
         seen = await self._run(self._compute, partial(see, counter, data, want_map))
         answer = await self._ask(line, "record", data, seen.features, seen.scored, id, learn)
         return {**answer, **(seen.map or {"map_png": None, "map_range": None})} if want_map else answer

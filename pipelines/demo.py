@@ -79,32 +79,18 @@ def demo(out: Path, images: int | None, no_kill: bool, seed: int) -> None:
     fleet = fresh_fleet(out, seed)
     tasks = read_elpv()
     runs = [Run(name, *split_stream(tasks[name], seed=seed, defects=DEFECTS, limit=images)) for name in fleet.lines]
-    _say("MLflow and Ray start ...")
-    prepare_tracking(fleet.tracking)
-    connect()
     try:
-        _say("the held-out images are embedded once ...")
-        embedded = [_embed_held_out.remote([s.path for s in run.held_out], fleet.line(run.name)) for run in runs]
-        for run, ref in zip(runs, embedded, strict=True):
-            run.features = ref
-            run.handle, _ = start_line(run.name, fleet)
-        ray.wait(embedded, num_returns=len(embedded))
+        start_lines(runs, fleet)
         learn_all(runs, fleet, out, kill=not no_kill)
-        port = free_port()
-        _say(f"Serve starts on port {port} ...")
-        start_server(fleet, port=port)
-        try:
-            ask_all(runs, port)
-            roll_back(runs[0], port)
-        finally:
-            stop_server()
+        serve_all(runs, fleet)
         for run in runs:
             answer(run.handle.close.remote(), timeout_s=60)
     finally:
         disconnect()
+    shown = {run.name: judged(run, fleet) for run in runs}
     summary = {"seconds": round(time.monotonic() - start, 1), "lines": {run.name: run.summary for run in runs}}
     write_json(summary, out / "summary.json")
-    write_demo_report(summary, {run.name: judged(run, fleet) for run in runs}, out / "report.html")
+    write_demo_report(summary, shown, out / "report.html")
     show_summary(summary, fleet, out)
 
 
@@ -122,8 +108,22 @@ def fresh_fleet(out: Path, seed: int) -> Fleet:
     return read_fleet(out / "fleet.yaml")
 
 
+def start_lines(runs: Sequence[Run], fleet: Fleet) -> None:
+    """MLflow, Ray, the lines' actors; meanwhile the held-out images are embedded, once."""
+    _say("MLflow and Ray start ...")
+    prepare_tracking(fleet.tracking)
+    connect()
+    _say("the held-out images are embedded once, the lines start ...")
+    for run in runs:
+        run.features = _embed_held_out.remote([s.path for s in run.held_out], fleet.line(run.name))
+        run.handle, _ = start_line(run.name, fleet)
+    ray.wait([run.features for run in runs], num_returns=len(runs))
+
+
 def learn_all(runs: Sequence[Run], fleet: Fleet, out: Path, *, kill: bool) -> None:
     """All lines at the same time, each fed by a thread of its own."""
+    if kill:
+        _say(f"half-way the process of line {KILLED} is killed; Ray reports that below, and the line comes back ...")
     with progress() as bars, ThreadPoolExecutor(len(runs)) as pool:
 
         def one(run: Run, bar: Any) -> None:
@@ -191,6 +191,18 @@ def account(run: Run, fleet: Fleet) -> dict[str, Any]:
         "learned_twice": len(ids) - len(set(ids)) + max(0, status["images_learned"] - admitted),
         "resumed_identical": None,
     }
+
+
+def serve_all(runs: Sequence[Run], fleet: Fleet) -> None:
+    """Everything that goes over HTTP: the held-out images, then a roll-back."""
+    port = free_port()
+    _say(f"Serve starts on port {port} ...")
+    start_server(fleet, port=port)
+    try:
+        ask_all(runs, port)
+        roll_back(runs[0], port)
+    finally:
+        stop_server()
 
 
 def ask_all(runs: Sequence[Run], port: int) -> None:

@@ -9,7 +9,7 @@ import click
 from ..methods.errors import UnknownLine
 from ..platform.actor import answer, line_handle, start_line
 from ..platform.cluster import connect, disconnect
-from ..platform.log import line_folder, verify
+from ..platform.log import LogReader, line_folder, verify
 from ..platform.settings import Fleet, read_fleet
 from ..platform.versions import Versions, prepare_tracking
 from .console import OUT, fleet_option, json_option, show_table, write_json
@@ -24,21 +24,19 @@ def lines(fleet_file: Path, json_file: Path | None) -> None:
     prepare_tracking(fleet.tracking)
     found = []
     for name, settings in fleet.lines.items():
-        folder = line_folder(fleet.store, name)
-        checked = verify(folder, quick=True) if folder.is_dir() else None
-        current = Versions(fleet.tracking, name).current()
+        reader = LogReader(line_folder(fleet.store, name))
         found.append(
             {
                 "line": name,
                 "method": settings.method,
-                "records": checked.records if checked else 0,
-                "inspected": checked.inspected if checked else 0,
-                "version": current,
+                "records": len(reader),
+                "inspected": len(reader.ids()),
+                "version": Versions(fleet.tracking, name).current(),
             }
         )
     write_json(found, json_file)
     if str(json_file) != "-":
-        show_table("lines", list(found[0]), [row.values() for row in found])
+        show_table("lines", list(found[0]), [list(row.values()) for row in found])
 
 
 @click.command()

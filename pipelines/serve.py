@@ -21,8 +21,8 @@ from .console import ERR, OUT, fleet_option
 def serve(fleet_file: Path, host: str, port: int) -> None:
     """Start the lines of a fleet and answer HTTP requests with their current versions, until Ctrl-C.
 
-    The routes are described at /docs. Images that are inspected are logged, and learned from unless the request
-    says learn=false.
+    The routes are described at /openapi.json. Images that are inspected are logged, and learned from unless the
+    request says learn=false.
     """
     fleet = read_fleet(fleet_file)
     check_port(host, port)
@@ -37,7 +37,9 @@ def serve(fleet_file: Path, host: str, port: int) -> None:
             handle, mine = start_line(name, fleet)
             started += [handle] if mine else []
         address = start_server(fleet, host=host, port=port)
-        OUT.print(f"everline serves {', '.join(fleet.lines)} at {address} (routes: {address}/docs). Ctrl-C stops.")
+        OUT.print(
+            f"everline serves {', '.join(fleet.lines)} at {address} (routes: {address}/openapi.json). Ctrl-C stops."
+        )
         stop.wait()
         ERR.print("stopping ...")
         stop_server()

@@ -60,7 +60,7 @@ class Inspection:
     version: int | None = None
     calibrated: bool = False  # whether the threshold can promise the false-reject rate
     admitted: bool = False  # whether the line learns from it
-    duplicate: bool = False  # the id was in the log already: nothing was appended or learned
+    duplicate: bool = False  # the id was in the log already: it is not learned again
 
 
 class Scorer:
@@ -109,24 +109,26 @@ class Line:
     ) -> Inspection:
         """One image: verdict, record, acknowledgement. What follows from it happens in `settle`.
 
-        data: an encoded image as it came. id: 1 to 256 characters; one that is in the log already is
-        answered from the log. judged: features and verdict, where a serving replica made them already.
+        data: an encoded image as it came. id: 1 to 256 characters; an image whose id is in the log already is
+        not learned again and gets its first answer. judged: features and verdict, where a serving replica made
+        them already; that verdict was given, so a repeated id is recorded once more, as kind `repeat`.
         Raises ImageError, ConfigError, NoSpace, SecondWriter; then nothing was recorded.
         """
         if not 0 < len(id) <= MAX_ID or not id.isprintable():
             raise ConfigError(f"line {self.name}: an image's id has 1 to {MAX_ID} printable characters.")
         self.settle()
-        if id in self.ids:
+        if id in self.ids and judged is None:
             return self._known(id)
         features, verdict = judged or self._judge(data)
         verdict = verdict or {"verdict": "learning"}
+        first = self.ids.get(id)
         record = Record(
-            kind="image",
+            kind="image" if first is None else "repeat",
             id=id,
             time_ns=time.time_ns(),
-            image=data,
-            admitted=learn and verdict["verdict"] != "reject",
-            data={"calibrated": verdict.get("calibrated", False)},
+            image=data if first is None else None,
+            admitted=learn and first is None and verdict["verdict"] != "reject",
+            data={"calibrated": verdict.get("calibrated", False), **({} if first is None else {"of": first})},
             score=verdict.get("score"),
             p_value=verdict.get("p_value"),
             threshold=verdict.get("threshold"),
@@ -134,10 +136,11 @@ class Line:
             verdict=verdict["verdict"],
         )
         (record,) = self.writer.append([record])
-        self.ids[id] = record.seq
         self._pending.append(record)
-        self._features[record.seq] = features
-        return _answer(self.name, record)
+        if first is None:
+            self.ids[id] = record.seq
+            self._features[record.seq] = features
+        return _answer(self.name, record, duplicate=first is not None)
 
     def settle(self) -> None:
         """Applies every record that is not applied yet, and carries out what follows from it."""

@@ -94,7 +94,7 @@ def test_tensors_bring_it_back() -> None:
 @pytest.mark.parametrize("key", ["total", "outer"])
 def test_misshapen_tensors_are_refused(key: str) -> None:
     tensors = taken(samples(12, 11)).tensors()
-    with pytest.raises(ValueError, match="expected outer|moments are"):
+    with pytest.raises(ValueError, match=r"expected outer|moments are"):
         Moments.of({**tensors, key: tensors[key].float()})
     with pytest.raises(ValueError, match="expected outer"):
         Moments.of({**tensors, key: tensors[key][:, :-1]})

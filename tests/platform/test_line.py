@@ -115,6 +115,20 @@ def test_a_known_id_is_answered_and_not_learned_again(opened: Callable[..., Line
     assert verify(line.folder).inspected == 48
 
 
+def test_a_known_id_that_a_replica_judged_anew_is_recorded_and_not_learned_again(opened: Callable[..., Line]) -> None:
+    line = opened()
+    send(line, 0, 48)
+    before = line.digest()
+    verdict = {"verdict": "reject", "score": 9.0, "p_value": 0.01, "threshold": 1.0, "version": 7, "calibrated": True}
+    again = line.inspect(STREAM[3], "i3", judged=(line._judge(STREAM[3])[0], verdict))
+    assert (again.duplicate, again.version, again.admitted) == (True, 7, False)
+    assert line.digest() == before
+    (record,) = [r for r in LogReader(line.folder).records() if r.kind == "repeat"]
+    assert (record.id, record.data["of"], record.image) == ("i3", 3, None)
+    found = verify(line.folder)
+    assert (found.inspected, found.unique, found.ok) == (48, 48, True)
+
+
 def test_an_image_may_be_inspected_and_not_learned(opened: Callable[..., Line]) -> None:
     line = opened()
     send(line, 0, 3)
