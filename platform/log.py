@@ -5,67 +5,73 @@ import fcntl
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Self
 
 from ..methods.errors import ConfigError, Corrupt, NoSpace, SecondWriter, StoreError
 from . import segment, shard
-from .manifest import Manifest, commit, fenced, latest, sync_folder, write_synced
+from .manifest import Manifest, commit, fenced, file_name, latest, path_of, remove, strangers, sync_folder
 from .record import Record
 from .shard import ShardFile
 
 log = logging.getLogger("everline.log")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 SEAL_RECORDS, SEAL_BYTES = 512, 20 * 2**20
+SEAL_RETRY = 64  # records until sealing is tried again after it failed
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def line_folder(store: Path, line: str) -> Path:
     """Where a line's log lies. Raises ConfigError for a name that could lead elsewhere."""
     if not NAME.fullmatch(line):
-        raise ConfigError(f"line {line!r}: a name has 1 to 64 letters, digits, '-', '_', '.', none of them first.")
+        raise ConfigError(
+            f"line {line!r}: a name has 1 to 64 of A-Z, a-z, 0-9, '-', '_', '.', a letter or digit first."
+        )
     return store / line
 
 
 class LogWriter:
-    """The one writer. Raises SecondWriter as soon as another process has taken over."""
+    """The one writer, of one thread. Raises SecondWriter as soon as another process has taken over."""
 
     def __init__(self, folder: Path, lock: int) -> None:
+        """`open` is the way in: it holds the lock."""
         self.folder, self._lock = folder, lock
-        self._file = -1
-        self._length = 0  # bytes of the open segment that are acknowledged
+        self._file, self._marker = -1, b""
+        self._length = segment.START  # bytes of the open segment that are acknowledged
         self._open: list[Record] = []  # its records, until they are sealed
         self._open_bytes = 0
+        self._seal_at = SEAL_RECORDS
         self._failed = ""
-        found = latest(folder)
-        self._manifest = self._take_over(found)
+        try:
+            self._manifest = self._take_over(latest(folder))
+        except BaseException:
+            self._close_file()
+            raise
         self.next_seq = self._manifest.sealed
 
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Takes the log over (made if it is not there): torn ends are cut, what was checked is sealed.
 
-        Raises SecondWriter where another process of this machine has it, Corrupt, NoSpace.
+        Raises SecondWriter where another process of this machine has it, Corrupt, NoSpace, StoreError.
         """
+        lock = -1
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise _translated(error, folder) from error
-        try:
+            _make_durable(folder)
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return cls(folder, lock)
-        except BlockingIOError:
-            os.close(lock)
-            raise SecondWriter(f"{folder}: another process writes this log; stop it first.") from None
-        except OSError as error:
-            os.close(lock)
-            raise _translated(error, folder) from error
-        except BaseException:
-            os.close(lock)
+        except BaseException as error:
+            if lock >= 0:
+                os.close(lock)
+            if isinstance(error, BlockingIOError):
+                raise SecondWriter(f"{folder}: another process writes this log; stop it first.") from None
+            if isinstance(error, OSError):
+                raise _translated(error, folder) from error
             raise
 
     @property
@@ -76,51 +82,46 @@ class LogWriter:
     def append(self, records: Sequence[Record]) -> list[Record]:
         """Writes all of them, in order, and syncs once; durable when it returns, with their numbers.
 
-        Raises NoSpace (nothing was written; it works again when there is room), SecondWriter, StoreError.
+        Raises NoSpace (nothing was written; it works again when there is room), SecondWriter, StoreError,
+        ConfigError (more than 2 GiB, or `data` that is not plain JSON; nothing was written).
         """
         if self._failed or self._file < 0:
             raise StoreError(f"{self.folder}: the log is closed{self._failed}; open it again.")
         numbered = [replace(record, seq=self.next_seq + n) for n, record in enumerate(records)]
         if not numbered:
             return []
-        frame = segment.encode(numbered)
-        self._check_fence()
+        frame = segment.encode(numbered, self._marker)
         try:
-            _write_all(self._file, frame)
+            self._check_fence()
+            segment.write_all(self._file, frame)
             os.fdatasync(self._file)
-        except OSError as error:
+            self._check_fence()  # what a fenced writer wrote is not acknowledged
+        except BaseException as error:  # also an interrupt: these numbers are given again
             self._cut_back()
-            raise _translated(error, self.folder) from error
-        self._check_fence()  # what a fenced writer wrote is not acknowledged
+            if isinstance(error, OSError):
+                raise _translated(error, self.folder) from error
+            raise
         self._length += len(frame)
         self.next_seq += len(numbered)
         self._open += numbered
         self._open_bytes += len(frame)
-        if len(self._open) >= SEAL_RECORDS or self._open_bytes >= SEAL_BYTES:
-            try:
-                self._seal()
-            except OSError as error:  # the records are safe where they are; the next append tries again
-                log.warning("%s: could not seal a shard: %s", self.folder, error)
+        if len(self._open) >= self._seal_at or self._open_bytes >= SEAL_BYTES:
+            self._try_to_seal()
         return numbered
 
     def close(self) -> None:
         """Seals what is open and gives the log up. What is acknowledged is durable with or without it."""
-        if self._file < 0:
-            return
         try:
-            if self._open and not self._failed:
-                self._seal()
-        except (OSError, StoreError) as error:
-            log.warning("%s: could not seal at the end: %s", self.folder, error)
+            if self._file >= 0 and self._open and not self._failed:
+                self._try_to_seal()
         finally:
             self.release()
 
     def release(self) -> None:
         """Lets go of the files at once, as a process does that dies."""
         if self._file >= 0:
-            os.close(self._file)
+            self._close_file()
             os.close(self._lock)
-            self._file = -1
 
     def __enter__(self) -> Self:
         return self
@@ -130,54 +131,71 @@ class LogWriter:
 
     def _take_over(self, found: Manifest) -> Manifest:
         """Fences off whoever wrote before, then seals what they left."""
+        for name in found.segments:
+            _read_segment(self.folder, name)  # raises Corrupt before anything is changed
         epoch = found.epoch + 1
-        own = _segment_name(found.sealed, epoch)
-        self._file, self._length = self._start_segment(own), len(segment.MAGIC)
+        own = self._start_segment(found.sealed, epoch)
         claimed = found.next(epoch=epoch, segments=(*found.segments, own))
         commit(self.folder, claimed)
         sealed = claimed
-        for name in found.segments:
-            records = [r for r in segment.read(self.folder / name).records if r.seq >= sealed.sealed]
+        for name in found.segments:  # again: by now their writer can acknowledge nothing more
+            end = _read_segment(self.folder, name)
+            if end.torn:
+                log.warning("%s: cut %d bytes of an append that did not end off %s", self.folder, end.torn, name)
+            records = [r for r in end.records if r.seq >= sealed.sealed]
             if records:
                 sealed = self._with_shard(sealed, records)
         if found.segments:
             sealed = replace(sealed, number=claimed.number + 1, segments=(own,))
             commit(self.folder, sealed)
-        self._remove(_strangers(self.folder, sealed))
+        remove(self.folder, strangers(self.folder, sealed))
         return sealed
+
+    def _try_to_seal(self) -> None:
+        """The records are safe where they are: whatever fails here is no failure of the append."""
+        try:
+            self._seal()
+        except (OSError, StoreError) as error:
+            self._seal_at = len(self._open) + SEAL_RETRY
+            log.warning("%s: could not seal a shard: %s", self.folder, error)
 
     def _seal(self) -> None:
         """Turns the open segment into a shard and starts the next. Raises SecondWriter, OSError."""
-        sealed = self._with_shard(self._manifest, self._open)
-        name = _segment_name(self.next_seq, self.epoch)
-        file = self._start_segment(name)
-        following = self._manifest.next(shards=sealed.shards, segments=(name,))
+        before, old_file, old_marker = self._manifest, self._file, self._marker
+        sealed = self._with_shard(before, self._open)
+        made = [sealed.shards[-1].file]
         try:
+            made.append(self._start_segment(self.next_seq, self.epoch))
+            following = before.next(shards=sealed.shards, segments=(made[-1],))
             commit(self.folder, following)
         except BaseException:
-            os.close(file)
+            if self._file != old_file:
+                os.close(self._file)
+            self._file, self._marker = old_file, old_marker
+            if path_of(self.folder, before.number + 1).exists():
+                self._failed = " since a commit did not end, or another process has taken it over"
+            else:
+                remove(self.folder, made)
             raise
-        os.close(self._file)
-        old, self._manifest = self._manifest.segments, following
-        self._file, self._length = file, len(segment.MAGIC)
-        self._open, self._open_bytes = [], 0
-        self._remove(old)
+        os.close(old_file)
+        self._manifest = following
+        self._length, self._open, self._open_bytes, self._seal_at = segment.START, [], 0, SEAL_RECORDS
+        remove(self.folder, before.segments)
 
     def _with_shard(self, manifest: Manifest, records: Sequence[Record]) -> Manifest:
-        if records[0].seq != manifest.sealed:
-            raise Corrupt(f"{self.folder}: record {records[0].seq} follows {manifest.sealed - 1}.")
-        name = f"shard-{records[0].seq:012d}-{manifest.epoch:08d}.arrow"
-        return replace(manifest, shards=(*manifest.shards, shard.write(self.folder, name, records)))
+        if [record.seq for record in records] != list(range(manifest.sealed, manifest.sealed + len(records))):
+            raise Corrupt(f"{self.folder}: the records after {manifest.sealed - 1} are not in order.")
+        return replace(manifest, shards=(*manifest.shards, shard.write(self.folder, records, manifest.epoch)))
 
-    def _start_segment(self, name: str) -> int:
-        path = self.folder / name
-        write_synced(path, segment.MAGIC)
-        sync_folder(self.folder)
-        return os.open(path, os.O_WRONLY | os.O_APPEND)
+    def _start_segment(self, first: int, epoch: int) -> str:
+        name = file_name("segment", first, epoch) + ".log"
+        self._file, self._marker = segment.create(self.folder / name)
+        return name
 
-    def _remove(self, names: Sequence[str]) -> None:
-        for name in names:
-            (self.folder / name).unlink(missing_ok=True)
+    def _close_file(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
     def _check_fence(self) -> None:
         if fenced(self.folder, self._manifest):
@@ -197,37 +215,52 @@ class LogReader:
     """Reads while somebody writes: sealed shards and checked records only. Takes no lock."""
 
     def __init__(self, folder: Path) -> None:
-        """A folder without a log reads as an empty one. Raises Corrupt."""
+        """A folder without a log reads as an empty one. Raises Corrupt, StoreError."""
         self.folder = folder
+        self.shards: list[ShardFile] = []
+        self.torn: list[str] = []
+        self._sealed, self._tail = 0, list[Record]()
         self.refresh()
 
     def refresh(self) -> None:
-        """Sees what was acknowledged since."""
+        """Sees what was acknowledged since. Raises Corrupt, StoreError."""
         while True:
-            manifest = latest(self.folder)
+            number = -1
             try:
-                self.shards = [ShardFile(self.folder, s) for s in manifest.shards]
-                ends = [segment.read(self.folder / name) for name in manifest.segments]
-                break
-            except FileNotFoundError as error:
-                if latest(self.folder).number == manifest.number:  # not sealed meanwhile: it is really gone
-                    raise Corrupt(f"{self.folder}: {error.filename} is missing.") from error
-        self._sealed = manifest.sealed
-        self._tail = [record for end in ends for record in end.records if record.seq >= self._sealed]
-        self.torn = [f"{end.torn} bytes of an append that did not end" for end in ends if end.torn]
-        for seq, record in enumerate(self._tail, self._sealed):
+                manifest = latest(self.folder)
+                number = manifest.number
+                return self._show(manifest)
+            except (Corrupt, FileNotFoundError) as error:
+                if latest(self.folder).number != number:  # a writer sealed or took over meanwhile
+                    continue
+                if isinstance(error, Corrupt):
+                    raise
+                raise Corrupt(f"{self.folder}: {error.filename} is missing.") from error
+            except OSError as error:
+                raise _translated(error, self.folder) from error
+
+    def _show(self, manifest: Manifest) -> None:
+        """Raises Corrupt, FileNotFoundError, and then shows what it showed before."""
+        known = {file.shard: file for file in self.shards}
+        shards = [known.get(s) or ShardFile(self.folder, s) for s in manifest.shards]
+        ends = [segment.read(self.folder / name) for name in manifest.segments]
+        tail = [record for end in ends for record in end.records if record.seq >= manifest.sealed]
+        for seq, record in enumerate(tail, manifest.sealed):
             if record.seq != seq:
                 raise Corrupt(f"{self.folder}: record {record.seq} stands where {seq} should.")
+        self.shards, self._sealed, self._tail = shards, manifest.sealed, tail
+        self.torn = [f"{end.torn} bytes of an append that did not end" for end in ends if end.torn]
 
     def __len__(self) -> int:
         return self._sealed + len(self._tail)
 
     def records(self, after: int = -1, images: bool = True) -> Iterator[Record]:
         """Records behind number `after`, in order; without `images` their bytes are not even read."""
-        for file in self.shards:
+        shards, tail = self.shards, self._tail  # as they are now, whatever `refresh` does meanwhile
+        for file in shards:
             if file.shard.first + file.shard.count > after + 1:
                 yield from file.records(after + 1, images)
-        for record in self._tail:
+        for record in tail:
             if record.seq > after:
                 yield record if images else replace(record, image=None)
 
@@ -241,7 +274,7 @@ class LogReader:
         for file in self.shards:
             for columns in file.columns("seq", "kind", "id"):
                 rows = zip(columns["seq"], columns["kind"], columns["id"], strict=True)
-                found |= {str(id): int(str(seq)) for seq, kind, id in rows if kind == "image"}
+                found.update((id, seq) for seq, kind, id in rows if kind == "image")
         return found | {record.id: record.seq for record in self._tail if record.kind == "image"}
 
     def _one(self, seq: int) -> Record:
@@ -249,11 +282,8 @@ class LogReader:
             raise ConfigError(f"{self.folder}: no record {seq}; there are {len(self)}.")
         if seq >= self._sealed:
             return self._tail[seq - self._sealed]
-        low, high = 0, len(self.shards)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.shards[middle].shard.first <= seq else (low, middle)
-        return self.shards[low].record(seq)
+        at = bisect_right(self.shards, seq, key=lambda file: file.shard.first) - 1
+        return self.shards[at].record(seq)
 
 
 @dataclass(frozen=True)
@@ -267,52 +297,57 @@ class Verified:
     problems: list[str] = field(default_factory=list)
 
 
-def verify(folder: Path) -> Verified:
-    """Checks every checksum, that the numbers are 0, 1, 2, ..., and that no image is there twice."""
+def verify(folder: Path, quick: bool = False) -> Verified:
+    """Checks every checksum, that the numbers are 0, 1, 2, ..., and that no image is there twice.
+
+    quick: counts, and does not read the shards from end to end. Safe while a writer writes.
+    """
     problems: list[str] = []
     records = inspected = 0
     ids: set[str] = set()
     try:
         reader = LogReader(folder)
+        for _ in range(3):
+            if reader.torn:  # perhaps of an append that is being written just now
+                time.sleep(0.05)
+                reader.refresh()
         problems += reader.torn
-        for file in reader.shards:
-            _note(problems, partial(file.check))
-        for expected, record in enumerate(reader.records(images=False)):
-            if record.seq != expected:
-                problems.append(f"record {record.seq} stands where {expected} should")
+        if not quick:
+            problems += [problem for file in reader.shards if (problem := _problem(file.check))]
+        for record in reader.records(images=False):
             records += 1
-            inspected += record.kind == "image"
             if record.kind == "image":
+                inspected += 1
                 ids.add(record.id)
-    except (Corrupt, ValueError, TypeError) as error:
+    except (StoreError, OSError) as error:
         problems.append(str(error))
     if len(ids) < inspected:
         problems.append(f"{inspected - len(ids)} images are in it more than once")
     return Verified(records, inspected, len(ids), not problems, problems)
 
 
-def _note(problems: list[str], check: partial[None]) -> None:
+def _problem(check: Callable[[], None]) -> str:
     try:
         check()
-    except Corrupt as error:
-        problems.append(str(error))
+    except (Corrupt, OSError) as error:
+        return str(error)
+    return ""
 
 
-def _strangers(folder: Path, manifest: Manifest) -> list[str]:
-    """Files of a log that its manifest does not name: left by a writer that died, or sealed already."""
-    known = {*manifest.segments, *(s.file for s in manifest.shards)}
-    ours = ("segment-", "shard-", ".shard-", ".manifest-")
-    return [name for name in os.listdir(folder) if name.startswith(ours) and name not in known]
+def _read_segment(folder: Path, name: str) -> segment.End:
+    """Raises Corrupt, also where it is missing: a manifest names only what is there."""
+    try:
+        return segment.read(folder / name)
+    except FileNotFoundError as error:
+        raise Corrupt(f"{folder}: {name} is missing.") from error
 
 
-def _segment_name(first: int, epoch: int) -> str:
-    return f"segment-{first:012d}-{epoch:08d}.log"
-
-
-def _write_all(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
+def _make_durable(folder: Path) -> None:
+    """Makes a folder and those above it, and their names durable."""
+    missing = [f for f in (folder, *folder.parents) if not f.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync_folder(made.parent)
 
 
 def _translated(error: OSError, folder: Path) -> StoreError:

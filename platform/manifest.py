@@ -2,23 +2,30 @@
 
 Creation fails if the number is taken, so of two writers that commit at the same time one is refused; that is
 also how a newer writer fences off an older one: it commits under a higher epoch, and the older one's next
-number is taken.
+number is taken. Every file is made once, under a name nobody else can make: FIRST RECORD-EPOCH-RANDOM.
 """
 
 import json
+import logging
 import os
 import re
+import secrets
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..methods.errors import Corrupt, SecondWriter
 
+log = logging.getLogger("everline.log")
 FORMAT = 1
 KEPT = 4  # manifests that are left for readers that are still at work
-_NAME = re.compile(r"manifest-(\d{12})\.json")
-_FILE = re.compile(r"(shard|segment)-[0-9]{12}-[0-9]{8}\.(arrow|log)")
+MAX_BYTES = 2**28  # of a manifest: more than a million shards
+_NAME = re.compile(r"manifest-([0-9]{12})\.json")
+_SHARD = re.compile(r"shard-[0-9]{12}-([0-9]{8})-[0-9a-f]{8}\.arrow")
+_SEGMENT = re.compile(r"segment-[0-9]{12}-([0-9]{8})-[0-9a-f]{8}\.log")
+_HALF = re.compile(r"\.(?:shard|manifest)-[0-9]{12}-([0-9]{8})-[0-9a-f]{8}\.tmp")
 
 
 @dataclass(frozen=True)
@@ -63,36 +70,70 @@ def numbers(folder: Path) -> list[int]:
 
 
 def latest(folder: Path) -> Manifest:
-    """The current manifest; number 0 for a folder without one. Raises Corrupt."""
+    """The current manifest; number 0 for a folder without one. Raises Corrupt, OSError."""
     while True:
         found = numbers(folder)
         if not found:
             return Manifest()
+        path = path_of(folder, found[-1])
         try:
-            return _parse(path_of(folder, found[-1]).read_text("utf-8"), found[-1])
+            if path.stat().st_size > MAX_BYTES:
+                raise Corrupt(f"{path}: larger than {MAX_BYTES} bytes.")
+            return _parse(path.read_text("utf-8"), found[-1])
         except FileNotFoundError:  # pruned between the listing and the reading: there is a newer one
             continue
-        except (ValueError, KeyError, TypeError) as error:
-            raise Corrupt(f"{path_of(folder, found[-1])}: not a manifest: {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise Corrupt(f"{path}: not a manifest: {error}") from error
 
 
 def commit(folder: Path, manifest: Manifest) -> None:
-    """Creates it, durable, if its number is free; then prunes old ones. Raises SecondWriter where it is taken."""
+    """Creates it, durable, if its number is free; then prunes old ones.
+
+    Raises SecondWriter where the number is taken. After an OSError it is committed if and only if its file is
+    there, and then perhaps not durable.
+    """
     target = path_of(folder, manifest.number)
-    half = folder / f".{target.name}.{os.getpid()}.tmp"
+    half = folder / f".{file_name('manifest', manifest.number, manifest.epoch)}.tmp"
     plain = {"format": FORMAT, **asdict(manifest)}
-    write_synced(half, json.dumps({**plain, "crc32": _crc(plain)}, indent=1).encode())
     try:
+        write_synced(half, json.dumps({**plain, "crc32": _crc(plain)}, indent=1).encode())
         os.link(half, target)  # unlike a rename, this fails where the name exists
     except FileExistsError:
         raise SecondWriter(
             f"{folder}: another process has taken over this log (manifest {manifest.number})."
         ) from None
     finally:
-        half.unlink()
+        remove(folder, [half.name])
     sync_folder(folder)
-    for number in numbers(folder)[:-KEPT]:
-        path_of(folder, number).unlink(missing_ok=True)
+    remove(folder, [path_of(folder, number).name for number in numbers(folder)[:-KEPT]])
+
+
+def file_name(kind: str, number: int, epoch: int) -> str:
+    """A name that no other writer makes, on whatever machine: a dead one's file is never opened again."""
+    return f"{kind}-{number:012d}-{epoch:08d}-{secrets.token_hex(4)}"
+
+
+def strangers(folder: Path, manifest: Manifest) -> list[str]:
+    """Files that the manifest does not name, of its own or an older epoch: left by writers that died.
+
+    Those of a higher epoch belong to a newer writer, who must find them.
+    """
+    known = {*manifest.segments, *(s.file for s in manifest.shards)}
+    found = []
+    for name in os.listdir(folder):
+        match = _SHARD.fullmatch(name) or _SEGMENT.fullmatch(name) or _HALF.fullmatch(name)
+        if match and name not in known and int(match[1]) <= manifest.epoch:
+            found.append(name)
+    return found
+
+
+def remove(folder: Path, names: Sequence[str]) -> None:
+    """Tidies up; what cannot be removed does no harm."""
+    for name in names:
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s: could not remove %s: %s", folder, name, error)
 
 
 def fenced(folder: Path, mine: Manifest) -> bool:
@@ -125,10 +166,19 @@ def _parse(text: str, number: int) -> Manifest:
         raise ValueError(f"format {plain['format']!r}, number {plain['number']!r}")
     shards = tuple(Shard(**shard) for shard in plain["shards"])
     segments = tuple(plain["segments"])
-    for name in [*segments, *(shard.file for shard in shards)]:
-        if not _FILE.fullmatch(name):  # no path out of the folder
-            raise ValueError(f"file name {name!r}")
-    return Manifest(number, int(plain["epoch"]), shards, segments)
+    for pattern, names in ((_SEGMENT, segments), (_SHARD, [shard.file for shard in shards])):
+        for name in names:
+            if not pattern.fullmatch(name):  # no path out of the folder
+                raise ValueError(f"file name {name!r}")
+    counted = [plain["epoch"], *(n for shard in shards for n in (shard.first, shard.count, shard.bytes, shard.crc32))]
+    if not all(type(n) is int and 0 <= n < 2**63 for n in counted):
+        raise ValueError("a number is out of range")
+    following = 0
+    for shard in shards:
+        if shard.first != following or not shard.count:
+            raise ValueError(f"{shard.file} begins with record {shard.first}, not {following}")
+        following += shard.count
+    return Manifest(number, plain["epoch"], shards, segments)
 
 
 def _crc(plain: dict[str, Any]) -> int:

@@ -1,37 +1,43 @@
 """Sealed shards: immutable Arrow IPC files of up to 512 records, memory-mapped, in batches of 64."""
 
 import os
+import threading
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.ipc
 
-from ..methods.errors import Corrupt
-from .manifest import Shard, sync_folder
+from ..methods.errors import ConfigError, Corrupt
+from .manifest import Shard, file_name, remove, sync_folder
 from .record import SCHEMA, Record, from_batch, to_batch
 
 BATCH = 64
+OPEN_FILES = 64  # at most, of all logs of this process
 WITHOUT_IMAGE = [name for name in SCHEMA.names if name != "image"]
 
 
-def write(folder: Path, name: str, records: Sequence[Record]) -> Shard:
-    """Writes a shard whole or not at all; it counts once a manifest names it."""
-    half = folder / f".{name}.{os.getpid()}.tmp"
+def write(folder: Path, records: Sequence[Record], epoch: int) -> Shard:
+    """Writes a shard whole or not at all; it counts once a manifest names it. Raises OSError."""
+    name = file_name("shard", records[0].seq, epoch)
+    half, target = folder / f".{name}.tmp", folder / f"{name}.arrow"
     try:
-        with half.open("wb") as file:
+        with half.open("xb") as file:
             with pa.ipc.new_file(file, SCHEMA) as writer:
                 for start in range(0, len(records), BATCH):
                     writer.write_batch(to_batch(records[start : start + BATCH]))
             file.flush()
             os.fsync(file.fileno())
         size, crc = half.stat().st_size, crc_of(half)
-        half.rename(folder / name)
-    finally:
-        half.unlink(missing_ok=True)
-    sync_folder(folder)
-    return Shard(name, records[0].seq, len(records), size, crc)
+        half.rename(target)
+        sync_folder(folder)
+    except BaseException:
+        remove(folder, [half.name, target.name])
+        raise
+    return Shard(target.name, records[0].seq, len(records), size, crc)
 
 
 def crc_of(path: Path) -> int:
@@ -44,32 +50,32 @@ def crc_of(path: Path) -> int:
 
 
 class ShardFile:
-    """An open shard. Reads only the batches and columns that are asked for."""
+    """A shard to read from. Reads only the batches and columns that are asked for, and opens the file for these."""
+
+    _open: ClassVar[OrderedDict[tuple[Path, bool], pa.ipc.RecordBatchFileReader]] = OrderedDict()
+    _lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, folder: Path, shard: Shard) -> None:
-        """Raises Corrupt where the file is not the one that the manifest names, FileNotFoundError."""
+        """Raises Corrupt where the file is not as long as the manifest says, FileNotFoundError."""
         self.shard, self.path = shard, folder / shard.file
-        if self.path.stat().st_size != shard.bytes:
-            raise Corrupt(f"{self.path.name}: {self.path.stat().st_size} bytes, the manifest says {shard.bytes}.")
-        self._source = pa.memory_map(str(self.path))
-        self._readers: dict[bool, pa.ipc.RecordBatchFileReader] = {}
+        if (size := self.path.stat().st_size) != shard.bytes:
+            raise Corrupt(f"{self.path.name}: {size} bytes, the manifest says {shard.bytes}.")
 
     def records(self, first: int, images: bool) -> Iterator[Record]:
-        """Records from number `first` on."""
+        """Records from number `first` on. Raises Corrupt."""
         skip = max(0, first - self.shard.first)
-        for index in range(skip // BATCH, -(-self.shard.count // BATCH)):
-            batch = self._batch(index, images)
-            yield from from_batch(batch.slice(max(0, skip - index * BATCH)))
+        for index in range(skip // BATCH, self._batches):
+            at = max(0, skip - index * BATCH)
+            yield from self._rows(index, at, BATCH, images)
 
     def record(self, seq: int) -> Record:
-        """One record; nothing else is read."""
+        """One record; nothing else is read. Raises Corrupt."""
         index, row = divmod(seq - self.shard.first, BATCH)
-        (record,) = from_batch(self._batch(index, True).slice(row, 1))
-        return record
+        return self._rows(index, row, 1, True)[0]
 
-    def columns(self, *names: str) -> Iterator[dict[str, list[object]]]:
-        """The named columns, batch by batch."""
-        for index in range(-(-self.shard.count // BATCH)):
+    def columns(self, *names: str) -> Iterator[dict[str, list[Any]]]:
+        """The named columns (not `image`), batch by batch. Raises Corrupt."""
+        for index in range(self._batches):
             yield self._batch(index, False).select(list(names)).to_pydict()
 
     def check(self) -> None:
@@ -77,12 +83,41 @@ class ShardFile:
         if crc_of(self.path) != self.shard.crc32:
             raise Corrupt(f"{self.path.name}: the checksum does not match.")
 
-    def _batch(self, index: int, images: bool) -> pa.RecordBatch:
+    @property
+    def _batches(self) -> int:
+        return -(-self.shard.count // BATCH)
+
+    def _rows(self, index: int, at: int, count: int, images: bool) -> list[Record]:
         try:
-            if images not in self._readers:
+            found = list(from_batch(self._batch(index, images).slice(at, count)))
+        except (ValueError, TypeError, KeyError, RecursionError, ConfigError) as error:
+            raise Corrupt(f"{self.path.name}: {error}") from error
+        expected = self.shard.first + index * BATCH + at
+        if [record.seq for record in found] != list(range(expected, expected + len(found))):
+            raise Corrupt(f"{self.path.name}: the records from {expected} on are out of order.")
+        return found
+
+    def _batch(self, index: int, images: bool) -> pa.RecordBatch:
+        """A checked batch: offsets that lead out of the file would otherwise end the process."""
+        try:
+            batch = self._reader(images).get_batch(index)
+            batch.validate(full=True)
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+            raise Corrupt(f"{self.path.name}: {error}") from error
+        wanted = SCHEMA.names if images else WITHOUT_IMAGE
+        if batch.num_rows != min(BATCH, self.shard.count - index * BATCH) or batch.schema.names != wanted:
+            raise Corrupt(f"{self.path.name}: batch {index} is not what the manifest says.")
+        return batch
+
+    def _reader(self, images: bool) -> pa.ipc.RecordBatchFileReader:
+        """Shards may be many and open files are few: the ones used last are kept open."""
+        key = (self.path, images)
+        with self._lock:
+            if key not in self._open:
                 fields = None if images else [SCHEMA.get_field_index(name) for name in WITHOUT_IMAGE]
                 options = pa.ipc.IpcReadOptions(included_fields=fields)
-                self._readers[images] = pa.ipc.open_file(self._source, options=options)
-            return self._readers[images].get_batch(index)
-        except pa.ArrowException as error:
-            raise Corrupt(f"{self.path.name}: {error}") from error
+                self._open[key] = pa.ipc.open_file(pa.memory_map(str(self.path)), options=options)
+            self._open.move_to_end(key)
+            while len(self._open) > OPEN_FILES:
+                self._open.popitem(last=False)
+            return self._open[key]

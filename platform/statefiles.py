@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 
 from ..methods.detector import State
@@ -19,9 +20,9 @@ MAX_TENSORS = 16 * 2**30
 
 
 def save_state(folder: Path, state: State, tensors: str = TENSORS, meta: str = META) -> None:
-    """Writes `tensors`.safetensors, then `meta`.json with its checksum. Raises OSError."""
+    """Writes `tensors`.safetensors, then `meta`.json with a checksum over both. Raises OSError."""
     data = safetensors.torch.save(state.tensors)
-    plain = {**state.meta, "sha256": hashlib.sha256(data).hexdigest()}
+    plain = {**state.meta, "sha256": _sum(data, state.meta)}
     write_synced(folder / f"{tensors}.safetensors", data)
     write_synced(folder / f"{meta}.json", json.dumps(plain, indent=1, allow_nan=False).encode())
 
@@ -31,20 +32,31 @@ def load_state(folder: Path, tensors: str = TENSORS, meta: str = META) -> State:
     try:
         plain = json.loads(_read(folder / f"{meta}.json", MAX_META))
         data = _read(folder / f"{tensors}.safetensors", MAX_TENSORS)
-        if hashlib.sha256(data).hexdigest() != plain.pop("sha256"):
-            raise Corrupt(f"{folder / tensors}.safetensors: the checksum does not match.")
+        if plain.pop("sha256") != _sum(data, plain):
+            raise Corrupt(f"{folder}: the checksum of {tensors}.safetensors and {meta}.json does not match.")
         return State(safetensors.torch.load(data), plain)
-    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise Corrupt(f"{folder}: not a detector state: {error}") from error
 
 
 def digest(state: State) -> str:
     """sha256 over metadata and tensors: equal digests, equal bits. The order of names does not matter."""
-    total = hashlib.sha256(json.dumps(_listed(state.meta), sort_keys=True).encode())
+    total = hashlib.sha256(canonical(state.meta))
     for name in sorted(state.tensors):
         tensor = state.tensors[name]
-        total.update(f"\n{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
-        total.update(tensor.contiguous().view(-1).numpy().tobytes())
+        total.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        total.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def canonical(value: Any) -> bytes:
+    """Equal plain values, equal bytes: before and after a way through JSON."""
+    return json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode()
+
+
+def _sum(data: bytes, meta: dict[str, Any]) -> str:
+    total = hashlib.sha256(canonical(meta))
+    total.update(data)
     return total.hexdigest()
 
 
@@ -52,8 +64,3 @@ def _read(path: Path, most: int) -> bytes:
     if os.path.getsize(path) > most:
         raise Corrupt(f"{path}: larger than {most} bytes.")
     return path.read_bytes()
-
-
-def _listed(value: Any) -> Any:
-    """Tuples as lists, as JSON would give them back."""
-    return json.loads(json.dumps(value))
