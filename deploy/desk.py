@@ -23,8 +23,7 @@ from ..methods.detector import Detector
 from ..methods.errors import EverlineError, LineDown, TrackingError, UnknownLine
 from ..methods.registry import build
 from ..platform.actor import answer_soon, line_handle
-from ..platform.images import prepare
-from ..platform.line import Scorer
+from ..platform.line import Scorer, embed_image
 from ..platform.pictures import map_png
 from ..platform.settings import Fleet
 from ..platform.versions import Versions
@@ -32,7 +31,6 @@ from ..platform.versions import Versions
 log = logging.getLogger("everline.desk")
 T = TypeVar("T")
 PATIENCE_S = 60.0  # for a line's actor to answer
-EMBEDDING = ("size", "backbone", "weights", "strides")  # parameters that decide what `embed` returns
 
 
 @dataclass
@@ -207,11 +205,11 @@ def see(counter: Counter, data: bytes, want_map: bool) -> Seen:
     """Decodes, embeds and scores one image. Blocking; raises ImageError."""
     torch.set_num_threads(counter.threads)  # of this thread; as the line would embed it, to the last bit
     scorer, embedder = counter.scorer, counter.embedder
-    features = _embed(embedder, data)
+    features = embed_image(embedder, data)
     if scorer is None:
         return Seen(features.numpy(), None, None)
-    same = all(getattr(embedder, n, None) == getattr(scorer.detector, n, None) for n in EMBEDDING)
-    scored, anomaly = scorer.judge(features if same else _embed(scorer.detector, data))
+    fit = scorer.takes_features_of(embedder)
+    scored, anomaly = scorer.judge(features if fit else embed_image(scorer.detector, data))
     return Seen(features.numpy(), scored, draw(scorer, anomaly.numpy()) if want_map else None)
 
 
@@ -226,10 +224,6 @@ def draw(scorer: Scorer, anomaly: np.ndarray) -> dict[str, Any]:
     else:
         low, high = float(anomaly.min()), float(anomaly.max())
     return {"map_png": base64.b64encode(map_png(anomaly, low, high)).decode("ascii"), "map_range": [low, high]}
-
-
-def _embed(detector: Detector, data: bytes) -> Tensor:
-    return detector.embed(prepare(data, detector.size)[None])
 
 
 def _ready(counter: Counter, number: int) -> Scorer:

@@ -28,7 +28,7 @@ from ..methods.registry import build
 from ..platform.actor import answer, insist, start_line
 from ..platform.cluster import connect, disconnect
 from ..platform.images import prepare
-from ..platform.line import Line, Scorer
+from ..platform.line import Line, Scorer, embed_image
 from ..platform.log import LogReader, line_folder
 from ..platform.settings import Fleet, LineSettings, read_fleet
 from ..platform.versions import Versions, prepare_tracking
@@ -267,7 +267,7 @@ def _embed_held_out(files: list[Path], settings: LineSettings) -> np.ndarray:
     """float32 (N, C, h, w) of all files, one backbone pass each."""
     torch.set_num_threads(settings.threads)
     detector = build(settings.method, **settings.params)
-    return torch.cat([detector.embed(prepare(f.read_bytes(), detector.size)[None]) for f in files]).numpy()
+    return torch.cat([embed_image(detector, f.read_bytes()) for f in files]).numpy()
 
 
 @ray.remote(num_cpus=0)

@@ -29,6 +29,7 @@ from .statefiles import digest
 
 log = logging.getLogger("everline.line")
 MAX_ID = 256
+EMBEDDING = ("size", "backbone", "weights", "strides")  # parameters that decide what `embed` returns
 RETRY_S = 10.0
 
 
@@ -63,12 +64,21 @@ class Inspection:
     duplicate: bool = False  # the id was in the log already: it is not learned again
 
 
+def embed_image(detector: Detector, data: bytes) -> Tensor:
+    """An encoded image -> its features (1, C, h, w). One at a time, so that a replay gives equal bits."""
+    return detector.embed(prepare(data, detector.size)[None])
+
+
 class Scorer:
     """A published version at work: an immutable detector and its calibration."""
 
     def __init__(self, version: int, state: State, calibration: Calibration, device: str = "cpu") -> None:
         self.version, self.calibration = version, calibration
         self.detector: Detector = restore(state, device)
+
+    def takes_features_of(self, other: Detector) -> bool:
+        """Whether what `other` embeds is what this version scores: not so once a line's method or size changed."""
+        return all(getattr(self.detector, n, None) == getattr(other, n, None) for n in EMBEDDING)
 
     def judge(self, features: Tensor) -> tuple[dict[str, Any], Tensor]:
         """features (1, C, h, w) -> the verdict's fields of `Inspection`, and the map (S, S)."""
@@ -210,8 +220,12 @@ class Line:
             self.writer.close()
 
     def _judge(self, data: bytes) -> tuple[Tensor, dict[str, Any] | None]:
-        features = self.fold.learner.embed(prepare(data, self.fold.learner.size)[None])
-        return features, self.scorer.judge(features)[0] if self.scorer else None
+        learner, scorer = self.fold.learner, self.scorer
+        features = embed_image(learner, data)
+        if scorer is None:
+            return features, None
+        fit = scorer.takes_features_of(learner)
+        return features, scorer.judge(features if fit else embed_image(scorer.detector, data))[0]
 
     def _embed(self, record: Record) -> Tensor:
         """Features of a record: still at hand, or made again from the logged bytes (equal bits)."""
@@ -219,7 +233,7 @@ class Line:
             return self._features[record.seq]
         if record.image is None:
             raise StateError(f"line {self.name}: record {record.seq} has no image to learn from.")
-        return self.fold.learner.embed(prepare(record.image, self.fold.learner.size)[None])
+        return embed_image(self.fold.learner, record.image)
 
     def _known(self, id: str) -> Inspection:
         """The first answer that an id got."""

@@ -1,5 +1,6 @@
 """What all tests share: one thread for torch, and one Ray session for those that need it."""
 
+import io
 import os
 import tempfile
 from collections.abc import Iterator
@@ -27,6 +28,22 @@ def ray_session() -> Iterator[None]:
         )
         yield
         ray.shutdown()
+
+
+def encoded(index: int, defect: bool = False) -> bytes:
+    """A made-up part as PNG bytes, 64 pixels square; every index is another picture."""
+    from everline.methods.conformance import images
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(images(1, seed=1000 + index, defect=defect)[0].permute(1, 2, 0).numpy()).save(out, "png")
+    return out.getvalue()
+
+
+@pytest.fixture(scope="session")
+def parts() -> list[bytes]:
+    """Sixty made-up good parts."""
+    return [encoded(index) for index in range(60)]
 
 
 @pytest.fixture(scope="session")

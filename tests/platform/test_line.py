@@ -237,6 +237,17 @@ def test_another_method_folds_over_yesterday(opened: Callable[..., Line]) -> Non
     assert line.status()["version"] == 2
 
 
+def test_a_version_of_another_size_still_gives_verdicts(opened: Callable[..., Line]) -> None:
+    shelf = Shelf()
+    line = opened(shelf)
+    send(line, 0, 50)
+    line.close()
+    line = opened(shelf, settings=LineSettings(method="lemo", params={"size": 96}, false_reject_rate=0.05))
+    shelf.rollback(1)
+    line.rollback(1)
+    assert line.inspect(png(80), "next").version == 1
+
+
 @pytest.mark.parametrize("data", [b"", b"no image", STREAM[0][:100]])
 def test_a_broken_image_is_refused_and_leaves_no_record(opened: Callable[..., Line], data: bytes) -> None:
     line = opened()
