@@ -140,9 +140,10 @@ def split_stream(
         raise DataError(f"split: {len(good)} good and {len(bad)} defective images are too few to hold some out.")
     test = _shuffled(good[:n_good] + bad[:n_bad], rng)
     good, bad = good[n_good:], bad[n_bad:]
-    if limit is not None:
-        good = good[: max(1, limit - round(limit * defects))]
     wanted = round(len(good) * defects / (1 - defects))
+    if limit is not None and limit <= len(good) + wanted:
+        wanted = round(limit * defects)
+        good = good[: max(1, limit - wanted)]
     stream = _shuffled(good + bad[:wanted], rng)
     return stream[:limit], test
 

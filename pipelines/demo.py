@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +72,18 @@ class Run:
     "--out", type=click.Path(path_type=Path), default=Path("everline-demo"), show_default=True, help="Folder."
 )
 @click.option("--images", type=click.IntRange(min=60), help="Images in each line's stream; all without it.")
+@click.option(
+    "--held-out", type=click.FloatRange(0.05, 0.6), default=0.3, show_default=True, help="Share kept for the test set."
+)
 @click.option("--no-kill", is_flag=True, help="Do not kill a line half-way (compare state_digest of both runs).")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split and of the detectors.")
-def demo(out: Path, images: int | None, no_kill: bool, seed: int) -> None:
+def demo(out: Path, images: int | None, held_out: float, no_kill: bool, seed: int) -> None:
     """The main job on real solar cells: learn online, survive a kill, be versioned, served and rolled back."""
     start = time.monotonic()
     fleet = fresh_fleet(out, seed)
     tasks = read_elpv()
-    runs = [Run(name, *split_stream(tasks[name], seed=seed, defects=DEFECTS, limit=images)) for name in fleet.lines]
+    split = partial(split_stream, seed=seed, held_out=held_out, defects=DEFECTS, limit=images)
+    runs = [Run(name, *split(tasks[name])) for name in fleet.lines]
     try:
         start_lines(runs, fleet)
         learn_all(runs, fleet, out, kill=not no_kill)

@@ -1,0 +1,104 @@
+"""`everline serve` as a user runs it: two lines over HTTP, a stream that joins, Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from everline.deploy.server import free_port
+from everline.methods.errors import EverlineError
+from everline.pipelines.client import Client
+from everline.platform.log import line_folder, verify
+
+FLEET = """\
+store: store
+lines:
+  mono: {method: coreset, false_reject_rate: 0.1, params: {size: 64, memory: 100}}
+  poly: {method: lemo, params: {size: 64}}
+"""
+MAIN = [sys.executable, "-c", "from everline.pipelines.main import main; main()"]
+ENV = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int, "subprocess.Popen[str]"]]:
+    folder, port = tmp_path_factory.mktemp("serve"), free_port()
+    (folder / "fleet.yaml").write_text(FLEET)
+    process = subprocess.Popen(
+        [*MAIN, "serve", "--port", str(port)], cwd=folder, env=ENV, text=True, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert f":{port}" in line
+    yield folder, port, process
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.slow
+def test_the_life_of_a_served_fleet(server: tuple[Path, int, "subprocess.Popen[str]"], parts: list[bytes]) -> None:
+    folder, port, process = server
+    client = Client(port=port)
+    assert {one["line"] for one in client.get("/lines")["lines"]} == {"mono", "poly"}
+    assert client.get("/health")["status"] == "ok"
+
+    first = client.inspect("mono", parts[0])
+    assert (first["verdict"], first["version"], first["record"], first["admitted"]) == ("learning", None, 0, True)
+    with pytest.raises(EverlineError, match=r"404.*mono, poly"):
+        client.inspect("momo", parts[0])
+    with pytest.raises(EverlineError, match="400"):
+        client.inspect("mono", b"no image")
+
+    (folder / "images").mkdir()
+    for index, data in enumerate(parts):
+        (folder / "images" / f"{index}.png").write_bytes(data)
+    streamed = subprocess.run(
+        [*MAIN, "stream", "mono", "images", "--json", "-"],
+        cwd=folder,
+        env=ENV,
+        capture_output=True,
+        text=True,
+        check=True,
+    )  # joins the running line: there is one writer
+    assert json.loads(streamed.stdout)["acknowledged"] == 60
+
+    give_up = time.monotonic() + 30
+    while client.get("/lines/mono")["serving_version"] is None and time.monotonic() < give_up:
+        time.sleep(0.2)
+    answer = client.inspect("mono", parts[0], learn=False)
+    assert answer["version"] >= 1
+    assert isinstance(answer["score"], float)
+    assert 0 < answer["p_value"] <= 1
+
+    assert client.inspect("mono", parts[0], learn=False)["duplicate"]
+    versions = client.get("/lines/mono/versions")["versions"]
+    if len(versions) > 1:
+        assert client.rollback("mono")["version"] == versions[1]["version"]
+    client.close()
+
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0
+    found = verify(line_folder(folder / "store", "mono"))
+    assert found.ok, found.problems
+    assert found.unique == 61
+
+
+def test_a_port_in_use_is_a_clear_error(tmp_path: Path) -> None:
+    import socket
+
+    (tmp_path / "fleet.yaml").write_text(FLEET)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ran = subprocess.run(
+            [*MAIN, "serve", "--port", str(port)], cwd=tmp_path, env=ENV, capture_output=True, text=True, check=False
+        )
+    assert ran.returncode == 1
+    assert f"{port}" in ran.stderr
+    assert "--port" in ran.stderr
