@@ -1,6 +1,6 @@
 """The open end of a log: a file of checked frames, each the records of one append.
 
-    file    = b"EVERLOG1" marker frame*
+    file    = b"EVERLOG1" marker crc32:u32 frame*      (crc32 of the marker)
     marker  = 8 random bytes, chosen when the file is made
     frame   = marker length:u32 crc32:u32 payload      (little-endian; crc32 of length and payload)
     payload = (head length:u32, image length:u32, head JSON, image bytes)*      (image length 2^32-1: no image)
@@ -23,8 +23,9 @@ from ..methods.errors import ConfigError, Corrupt
 from .manifest import sync_folder
 from .record import Record, plain_json
 
-MAGIC, MARKER = b"EVERLOG1", 8
-START = len(MAGIC) + MARKER
+MAGIC = b"EVERLOG1"
+_START = struct.Struct("<8s8sI")
+START = _START.size
 _FRAME, _ROW, _LENGTH = struct.Struct("<8sII"), struct.Struct("<II"), struct.Struct("<I")
 NO_IMAGE = 2**32 - 1
 MAX_PAYLOAD = 2**31  # one append
@@ -32,10 +33,10 @@ MAX_PAYLOAD = 2**31  # one append
 
 def create(path: Path) -> tuple[int, bytes]:
     """A new durable segment, open to append: (file descriptor, marker). Raises OSError; then nothing is left."""
-    marker = secrets.token_bytes(MARKER)
+    marker = secrets.token_bytes(8)
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
-        write_all(file, MAGIC + marker)
+        write_all(file, _START.pack(MAGIC, marker, zlib.crc32(marker)))
         os.fsync(file)
         sync_folder(path.parent)
     except BaseException:
@@ -78,9 +79,9 @@ def read(path: Path) -> End:
     Raises Corrupt for a bad frame with another one behind it, and for a file that is no segment; FileNotFoundError.
     """
     data = memoryview(path.read_bytes())
-    if bytes(data[: len(MAGIC)]) != MAGIC or len(data) < START:  # the manifest names whole files only
+    magic, marker, crc = _START.unpack_from(data) if len(data) >= START else (b"", b"", 0)
+    if magic != MAGIC or zlib.crc32(marker) != crc:  # a manifest names whole files only, so this is no crash
         raise Corrupt(f"{path.name}: not a log segment.")
-    marker = bytes(data[len(MAGIC) : START])
     records: list[Record] = []
     at = START
     while (payload := _payload(data, at, marker)) is not None:
