@@ -142,9 +142,8 @@ class LogWriter:
             end = _read_segment(self.folder, name)
             if end.torn:
                 log.warning("%s: cut %d bytes of an append that did not end off %s", self.folder, end.torn, name)
-            records = [r for r in end.records if r.seq >= sealed.sealed]
-            if records:
-                sealed = self._with_shard(sealed, records)
+            if end.records:
+                sealed = self._with_shard(sealed, end.records)
         if found.segments:
             sealed = replace(sealed, number=claimed.number + 1, segments=(own,))
             commit(self.folder, sealed)
@@ -244,7 +243,7 @@ class LogReader:
         known = {file.shard: file for file in self.shards}
         shards = [known.get(s) or ShardFile(self.folder, s) for s in manifest.shards]
         ends = [segment.read(self.folder / name) for name in manifest.segments]
-        tail = [record for end in ends for record in end.records if record.seq >= manifest.sealed]
+        tail = [record for end in ends for record in end.records]
         for seq, record in enumerate(tail, manifest.sealed):
             if record.seq != seq:
                 raise Corrupt(f"{self.folder}: record {record.seq} stands where {seq} should.")

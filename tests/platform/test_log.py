@@ -260,8 +260,8 @@ def test_overtaken_at_any_moment_of_an_append_or_a_seal(
 
     monkeypatch.setattr(where, name, overtake)
     try:
-        for _ in range(12):
-            acknowledged += filled(old, 1)
+        for n in range(12):
+            acknowledged += old.append([Record("image", f"old{n}")])
         pytest.fail("never noticed")
     except StoreError:
         old.close()
@@ -363,6 +363,24 @@ def test_a_reader_beside_a_writer_sees_a_whole_prefix(opened: Callable[..., LogW
         seen = len(ids)
     thread.join()
     assert verify(writer.folder).records == 150
+
+
+def test_a_reader_starts_again_when_a_segment_is_sealed_under_it(
+    opened: Callable[..., LogWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = opened()
+    filled(writer, 4)
+    real, calls = segment.read, 0
+
+    def read_late(path: Path) -> segment.End:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            filled(writer, 2)
+        return real(path)
+
+    monkeypatch.setattr(segment, "read", read_late)
+    assert len(LogReader(writer.folder)) == 6
 
 
 def test_verify_beside_a_writer_finds_no_fault(opened: Callable[..., LogWriter]) -> None:
