@@ -80,6 +80,7 @@ class Run:
 def demo(out: Path, images: int | None, held_out: float, no_kill: bool, seed: int) -> None:
     """The main job on real solar cells: learn online, survive a kill, be versioned, served and rolled back."""
     start = time.monotonic()
+    out = out.resolve()  # workers have folders of their own
     fleet = fresh_fleet(out, seed)
     tasks = read_elpv()
     split = partial(split_stream, seed=seed, held_out=held_out, defects=DEFECTS, limit=images)

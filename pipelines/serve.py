@@ -8,7 +8,7 @@ import click
 
 from ..deploy.server import check_port, start_server, stop_server
 from ..platform.actor import answer, start_line
-from ..platform.cluster import connect, disconnect
+from ..platform.cluster import address, connect, disconnect
 from ..platform.settings import read_fleet
 from ..platform.versions import prepare_tracking
 from .console import ERR, OUT, fleet_option
@@ -36,9 +36,12 @@ def serve(fleet_file: Path, host: str, port: int) -> None:
         for name in fleet.lines:
             handle, mine = start_line(name, fleet)
             started += [handle] if mine else []
-        address = start_server(fleet, host=host, port=port)
+        url = start_server(fleet, host=host, port=port)
         OUT.print(
-            f"everline serves {', '.join(fleet.lines)} at {address} (routes: {address}/openapi.json). Ctrl-C stops."
+            f"everline serves {', '.join(fleet.lines)} at {url} (routes: {url}/openapi.json; Ray: {address()}). "
+            "Ctrl-C stops.",
+            soft_wrap=True,
+            highlight=False,
         )
         stop.wait()
         ERR.print("stopping ...")

@@ -13,17 +13,22 @@ MIB = 2**20
 
 
 def connect() -> bool:
-    """Joins a running cluster (RAY_ADDRESS, or one of this machine); else starts one. True where it was started."""
+    """Joins a running cluster (RAY_ADDRESS, or one of this machine), else starts one. True where it was started.
+
+    RAY_ADDRESS=local always starts one of its own.
+    """
     if ray.is_initialized():
         return False
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it warns that it is on, which is right
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # an actor without a GPU share keeps its view
-    try:
-        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), namespace=NAMESPACE, **_quiet())
-        return False
-    except ConnectionError:
-        if "RAY_ADDRESS" in os.environ:
-            raise
+    wanted = os.environ.get("RAY_ADDRESS", "auto")
+    if wanted != "local":
+        try:
+            ray.init(address=wanted, namespace=NAMESPACE, **_quiet())
+            return False
+        except ConnectionError:
+            if wanted != "auto":
+                raise
     ray.init(
         address="local",
         namespace=NAMESPACE,
@@ -33,6 +38,11 @@ def connect() -> bool:
         **_quiet(),
     )
     return True
+
+
+def address() -> str:
+    """Where others join this cluster (RAY_ADDRESS)."""
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def disconnect() -> None:

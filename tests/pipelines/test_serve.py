@@ -22,11 +22,11 @@ lines:
   poly: {method: lemo, params: {size: 64}}
 """
 MAIN = [sys.executable, "-c", "from everline.pipelines.main import main; main()"]
-ENV = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+ENV = {**os.environ, "RAY_ADDRESS": "local"}  # not the cluster of the other tests
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int, "subprocess.Popen[str]"]]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int, "subprocess.Popen[str]", str]]:
     folder, port = tmp_path_factory.mktemp("serve"), free_port()
     (folder / "fleet.yaml").write_text(FLEET)
     process = subprocess.Popen(
@@ -35,15 +35,23 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int
     assert process.stdout is not None
     line = process.stdout.readline()
     assert f":{port}" in line
-    yield folder, port, process
+    yield folder, port, process, line.split("Ray: ")[1].split(")")[0]
     process.kill()
     process.communicate()
 
 
+@pytest.fixture
+def client(server: tuple[Path, int, "subprocess.Popen[str]", str]) -> Iterator[Client]:
+    made = Client(port=server[1])
+    yield made
+    made.close()
+
+
 @pytest.mark.slow
-def test_the_life_of_a_served_fleet(server: tuple[Path, int, "subprocess.Popen[str]"], parts: list[bytes]) -> None:
-    folder, port, process = server
-    client = Client(port=port)
+def test_the_life_of_a_served_fleet(
+    client: Client, server: tuple[Path, int, "subprocess.Popen[str]", str], parts: list[bytes]
+) -> None:
+    folder, _, process, cluster = server
     assert {one["line"] for one in client.get("/lines")["lines"]} == {"mono", "poly"}
     assert client.get("/health")["status"] == "ok"
 
@@ -60,7 +68,7 @@ def test_the_life_of_a_served_fleet(server: tuple[Path, int, "subprocess.Popen[s
     streamed = subprocess.run(
         [*MAIN, "stream", "mono", "images", "--json", "-"],
         cwd=folder,
-        env=ENV,
+        env={**ENV, "RAY_ADDRESS": cluster},
         capture_output=True,
         text=True,
         check=True,
@@ -79,8 +87,6 @@ def test_the_life_of_a_served_fleet(server: tuple[Path, int, "subprocess.Popen[s
     versions = client.get("/lines/mono/versions")["versions"]
     if len(versions) > 1:
         assert client.rollback("mono")["version"] == versions[1]["version"]
-    client.close()
-
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 0
     found = verify(line_folder(folder / "store", "mono"))

@@ -31,8 +31,7 @@ def folder(tmp_path: Path, parts: list[bytes]) -> Path:
 
 def start(folder: Path, *args: str) -> "subprocess.Popen[str]":
     code = "from everline.pipelines.main import main; main()"
-    env = {**os.environ, "RAY_ADDRESS": ""}
-    env.pop("RAY_ADDRESS")
+    env = {**os.environ, "RAY_ADDRESS": "local"}  # not the cluster of the other tests
     return subprocess.Popen(
         [sys.executable, "-c", code, *args],
         cwd=folder,
