@@ -13,6 +13,7 @@ class Client:
     """One keep-alive connection to a server. Not for use from several threads at once."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 8000, timeout_s: float = 60.0) -> None:
+        self.port = port
         self._connection = HTTPConnection(host, port, timeout=timeout_s)
 
     def inspect(self, line: str, data: bytes, *, learn: bool = True) -> dict[str, Any]:

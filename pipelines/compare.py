@@ -10,6 +10,7 @@ from ..methods.errors import ConfigError
 from .console import show_table
 from .results import Result, TaskResult, Whole, read_result
 
+MARKS = ("<!-- tables -->", "<!-- end of tables -->")
 Cell = Callable[[TaskResult], float]
 FIGURES: tuple[tuple[str, str, Cell], ...] = (  # title, format, figure of one task
     ("image AUROC", ".3f", lambda t: t.metrics["image_auroc"]),
@@ -21,7 +22,11 @@ FIGURES: tuple[tuple[str, str, Cell], ...] = (  # title, format, figure of one t
 
 @click.command()
 @click.argument("records", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Write the tables to this file too.")
+@click.option(
+    "--markdown",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the tables to this file too; between its marks, where it has them.",
+)
 def compare(records: tuple[Path, ...], markdown: Path | None) -> None:
     """Compare result RECORDs (JSON files of everline evaluate): a row for each task, a column for each record.
 
@@ -37,8 +42,17 @@ def compare(records: tuple[Path, ...], markdown: Path | None) -> None:
     for title, body in tables:
         show_table(title, ["task", *names], body)
     if markdown:
+        made = as_markdown(results, names, tables)
+        page = placed(markdown.read_text("utf-8"), made) if markdown.is_file() else made
         with Whole(markdown) as half:
-            half.write_text(as_markdown(results, names, tables), "utf-8")
+            half.write_text(page, "utf-8")
+
+
+def placed(page: str, made: str) -> str:
+    """`made` between the marks of a page that has both, else in place of the page."""
+    before, mark, rest = page.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    return f"{before}{mark}\n{made}{end}{after}" if mark and end else made
 
 
 def labels(results: Sequence[Result], records: Sequence[Path]) -> list[str]:

@@ -48,10 +48,15 @@ class Checkpoints:
         for old in self._seqs()[:-KEPT]:
             _remove(self.folder / f"{old:012d}")
 
-    def latest(self) -> tuple[int, dict[str, State], dict[str, Any]] | None:
-        """The newest whole one: (seq, states, meta); a broken one is passed over for the one before."""
+    def latest(self, records: int | None = None) -> tuple[int, dict[str, State], dict[str, Any]] | None:
+        """The newest whole one: (seq, states, meta); a broken one is passed over for the one before.
+
+        records: how many the log holds; a checkpoint of more than those (the log lost its end) is passed over too.
+        """
         for seq in reversed(self._seqs()):
             try:
+                if records is not None and seq >= records:
+                    raise Corrupt(f"it has seen record {seq}, the log has {records} records")
                 return self._load(seq)
             except (Corrupt, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 log.warning("%s: checkpoint %d is passed over: %s", self.folder, seq, error)

@@ -122,7 +122,7 @@ class Line:
         data: an encoded image as it came. id: 1 to 256 characters; an image whose id is in the log already is
         not learned again and gets its first answer. judged: features and verdict, where a serving replica made
         them already; that verdict was given, so a repeated id is recorded once more, as kind `repeat`.
-        Raises ImageError, ConfigError, NoSpace, SecondWriter; then nothing was recorded.
+        Raises ImageError, ConfigError, NoSpace (nothing was recorded), SecondWriter, StoreError.
         """
         if not 0 < len(id) <= MAX_ID or not id.isprintable():
             raise ConfigError(f"line {self.name}: an image's id has 1 to {MAX_ID} printable characters.")
@@ -291,7 +291,7 @@ class Line:
 
     def _recover(self) -> None:
         """Last checkpoint, then the records behind it; then whatever was decided but not carried out."""
-        latest = self.checkpoints.latest()
+        latest = self.checkpoints.latest(len(self.reader))
         if latest is not None:
             _, states, meta = latest
             try:

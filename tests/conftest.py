@@ -47,6 +47,12 @@ def parts() -> list[bytes]:
 
 
 @pytest.fixture(scope="session")
+def more_parts() -> list[bytes]:
+    """Forty others."""
+    return [encoded(index) for index in range(60, 100)]
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The real images beside the project, for those who have them."""
     folder = Path(__file__).parents[2] / "shared" / "data"

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from everline.methods.conformance import images
 from everline.methods.errors import ConfigError, DataError, StoreError, UnknownName
 from everline.methods.metrics import evaluate as figures
-from everline.pipelines.compare import compare
+from everline.pipelines.compare import MARKS, compare, placed
 from everline.pipelines.evaluate import evaluate, spread
 from everline.pipelines.main import main
 from everline.pipelines.results import METRICS, read_result
@@ -156,3 +156,9 @@ def test_records_that_do_not_compare_are_refused(data: Path, tmp_path: Path) -> 
         assert call("online", "--method", "padim", "--data", data / "plain", *words).exit_code == 0
     ran = CliRunner().invoke(compare, [str(tmp_path / "32.json"), str(tmp_path / "64.json")])
     assert isinstance(ran.exception, ConfigError) and "differ in size (32, 64)" in str(ran.exception)
+
+
+def test_tables_go_between_a_pages_marks() -> None:
+    page = f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n"
+    assert placed(page, "new\n") == f"before\n{MARKS[0]}\nnew\n{MARKS[1]}\nafter\n"
+    assert placed("no marks", "new\n") == "new\n"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def client(server: tuple[Path, int, "subprocess.Popen[str]", str]) -> Iterator[C
 
 @pytest.mark.slow
 def test_the_life_of_a_served_fleet(
-    client: Client, server: tuple[Path, int, "subprocess.Popen[str]", str], parts: list[bytes]
+    client: Client, server: tuple[Path, int, "subprocess.Popen[str]", str], parts: list[bytes], more_parts: list[bytes]
 ) -> None:
     folder, _, process, cluster = server
     assert {one["line"] for one in client.get("/lines")["lines"]} == {"mono", "poly"}
@@ -63,7 +64,7 @@ def test_the_life_of_a_served_fleet(
         client.inspect("mono", b"no image")
 
     (folder / "images").mkdir()
-    for index, data in enumerate(parts):
+    for index, data in enumerate(parts + more_parts):
         (folder / "images" / f"{index}.png").write_bytes(data)
     streamed = subprocess.run(
         [*MAIN, "stream", "mono", "images", "--json", "-"],
@@ -73,7 +74,7 @@ def test_the_life_of_a_served_fleet(
         text=True,
         check=True,
     )  # joins the running line: there is one writer
-    assert json.loads(streamed.stdout)["acknowledged"] == 60
+    assert json.loads(streamed.stdout)["acknowledged"] == 100
 
     give_up = time.monotonic() + 30
     while client.get("/lines/mono")["serving_version"] is None and time.monotonic() < give_up:
@@ -84,14 +85,27 @@ def test_the_life_of_a_served_fleet(
     assert 0 < answer["p_value"] <= 1
 
     assert client.inspect("mono", parts[0], learn=False)["duplicate"]
-    versions = client.get("/lines/mono/versions")["versions"]
-    if len(versions) > 1:
-        assert client.rollback("mono")["version"] == versions[1]["version"]
+    versions = [v["version"] for v in client.get("/lines/mono/versions")["versions"]]
+    assert versions == sorted(versions, reverse=True)
+    assert len(versions) > 1
+    examples_of_the_readme(folder, client.port, parts[1])
+
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 0
     found = verify(line_folder(folder / "store", "mono"))
     assert found.ok, found.problems
-    assert found.unique == 61
+    assert found.unique >= 101
+
+
+def examples_of_the_readme(folder: Path, port: int, part: bytes) -> None:
+    (folder / "part.png").write_bytes(part)
+    shown = (Path(__file__).parents[2] / "README.md").read_text("utf-8").split("## HTTP")[1]
+    commands = [line[2:] for line in shown.splitlines() if line.startswith("$ curl")]
+    assert len(commands) == 3
+    for command in commands:
+        called = shlex.split(command.replace(":8000", f":{port}"))
+        answer = json.loads(subprocess.run([*called, "-s"], cwd=folder, capture_output=True, check=True).stdout)
+        assert "error" not in answer, answer
 
 
 def test_a_port_in_use_is_a_clear_error(tmp_path: Path) -> None:

@@ -174,6 +174,20 @@ def test_an_image_cut_off_before_its_record_can_be_sent_again(opened: Callable[.
     assert line.inspect(STREAM[5], "i5").record == 5
 
 
+def test_a_checkpoint_that_knows_more_than_the_log_is_passed_over(opened: Callable[..., Line]) -> None:
+    line = opened()
+    send(line, 0, 30)
+    die(line)
+    line = opened()
+    before = line.digest()
+    states, meta = line.fold.pack()
+    line.checkpoints.save(99, states, {**meta, "watermark": 99})
+    die(line)
+    line = opened()
+    assert line.digest() == before
+    assert send(line, 30, 31)[0].record == 30
+
+
 def test_mlflow_down_does_not_stop_the_line(opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("everline.platform.line.RETRY_S", 0.0)
     shelf = Shelf()
