@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -90,23 +91,25 @@ def write_demo_report(
         y_range=(0.5, 1.0),
         markers={f"{n} killed": float(line["killed_after"]) for n, line in lines.items() if line["killed_after"]},
     )
-    galleries = [
-        Gallery(f"{name}: {title}", [_picture(one) for one in images])
-        for name, parts in judged.items()
-        for title, images in parts.items()
-        if images
-    ]
+    galleries = [gallery for name, parts in judged.items() for gallery in _galleries(name, parts)]
     report = Report(
         "everline demo",
         "Two lines started without a single image. Each inspected and learned a stream of real solar cells, most of "
         "them good, published versions as it went, and was then asked over HTTP about held-out cells that it never "
-        "learned from.\n\nHeatmaps: the brighter, the stranger; one scale within a gallery.",
+        "learned from.\n\nHeatmaps: the brighter, the stranger; one scale for all images of a line.",
         tables=[Table("What came of it", ["", *lines], [tuple(row) for row in _rows(summary)])],
         curves=[curve],
         galleries=galleries,
         footer=f"{summary['seconds']:.0f} seconds in all. Images: elpv-dataset, CC BY-NC-SA 4.0.",
     )
     write_report(report, path)
+
+
+def _galleries(name: str, parts: Mapping[str, Sequence[Judged]]) -> list[Gallery]:
+    """One for each title that has images; all of a line share one colour scale."""
+    shown = {title: [_picture(one) for one in images] for title, images in parts.items() if images}
+    scale = Gallery(name, list(chain.from_iterable(shown.values()))).range()
+    return [Gallery(f"{name}: {title}", pictures, scale=scale) for title, pictures in shown.items()]
 
 
 def _rows(summary: Mapping[str, Any]) -> list[list[Any]]:
