@@ -8,8 +8,9 @@ from .detector import Detector, State
 from .errors import StateError, UnknownName
 from .lemo import LeMO
 from .padim import PaDiM
+from .subspace import Subspace
 
-_ALL: tuple[type[Detector], ...] = (LeMO, PaDiM, Coreset)
+_ALL: tuple[type[Detector], ...] = (LeMO, PaDiM, Coreset, Subspace)
 METHODS: dict[str, type[Detector]] = {cls.name: cls for cls in _ALL}
 
 
