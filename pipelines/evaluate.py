@@ -1,8 +1,9 @@
 """`everline evaluate`: a protocol with a method on folders of images, as a table and a result record."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from ..methods.detector import Detector
 from ..methods.errors import ConfigError, UnknownName
 from ..methods.registry import METHODS, build
+from .bench import Judged, Told
 from .console import json_option, progress, show_table
+from .course import Protocol
 from .datasets import Task, read_folder
-from .protocols import PROTOCOLS, Judged, Make, Told
+from .protocols import PROTOCOLS
 from .results import METRICS, Result, TaskResult, Whole, append_arrays
+from .seeds import over_seeds
 
 MANY = ("--data", "--set")
 HEADS = ("image\nAUROC", "image\nAP", "pixel\nAUROC", "pixel\nAP", "AUPRO", "pixel\nF1")  # METRICS, for 80 columns
@@ -76,6 +81,8 @@ class MethodName(click.ParamType):
 @click.option("--backbone", help="Short for --set backbone=NAME.")
 @click.option("--size", type=int, help="Side of the images, in pixels.  [default: 224]")
 @click.option("--seed", type=int, help="Seed of the method and of the stream's order.  [default: 0]")
+@click.option("--seeds", type=click.IntRange(1, 1000), default=1, help="Run with so many seeds, from --seed on.")
+@click.option("--shots", type=int, help="Of offline: learn only so many normal images, drawn by the seed.")
 @click.option("--device", help="Where to compute: cpu, cuda, cuda:1, ...  [default: cpu]")
 @json_option
 @click.option(
@@ -90,22 +97,28 @@ def evaluate(
     backbone: str | None,
     size: int | None,
     seed: int | None,
+    seeds: int,
     device: str | None,
     json_file: Path | None,
     scores_file: Path | None,
+    **options: Any,
 ) -> None:
     """Run PROTOCOL with a method on folders of images: one table, and with --json one result record.
 
     online: one epoch over train/good, one image at a time; the test images are judged along the way.
+
+    offline: learn all of train/good, or --shots of them; judge once.
     """
     given = gather(settings, {"backbone": backbone, "size": size, "seed": seed, "device": device})
     detector = build(method, **given)  # a wrong parameter ends it here, before anything is read
+    options = own_options(protocol, options)
+    runs = [PROTOCOLS[protocol](seed=detector.seed + n, **options) for n in range(seeds)]
     tasks = read_tasks(folders)
     to_stdout = str(json_file) == "-"
     with ExitStack() as files:  # what cannot be written ends it here, not after an hour
         record = files.enter_context(Whole(json_file)) if json_file and not to_stdout else None
         arrays = files.enter_context(Whole(scores_file)) if scores_file else None
-        done = run(protocol, partial(build, method, **given), detector.seed, tasks, arrays)
+        done = run(runs, partial(build, method), given, tasks, arrays)
         result = Result(
             protocol=protocol,
             method=method,
@@ -114,6 +127,8 @@ def evaluate(
             size=detector.size,
             seed=detector.seed,
             tasks=done,
+            options=options,
+            seeds=[one.seed for one in runs] if seeds > 1 else [],
         )
         if record:
             record.write_text(result.dumps(), "utf-8")
@@ -123,15 +138,45 @@ def evaluate(
         show(result)
 
 
-def run(protocol: str, make: Make, seed: int, tasks: Sequence[Task], arrays: Path | None) -> list[TaskResult]:
-    """Runs a protocol on tasks in turn, with progress bars; the arrays of each are added to the file `arrays`."""
+def own_options(protocol: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given. Raises ConfigError for one that this protocol does not have."""
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    own = [field.name for field in fields(PROTOCOLS[protocol]) if field.name not in ("seed", "keep")]
+    for name in given:
+        if name not in own:
+            has = f"its options are {', '.join(f'--{one}' for one in own)}" if own else "it has no options of its own"
+            raise ConfigError(f"evaluate: --{name} is no option of the protocol {protocol}; {has}.")
+    return given
+
+
+def run(
+    protocols: Sequence[Protocol],
+    construct: Callable[..., Detector],
+    given: dict[str, Any],
+    tasks: Sequence[Task],
+    arrays: Path | None,
+) -> list[TaskResult]:
+    """Runs a protocol, with each of its seeds, on tasks in turn, with progress bars.
+
+    construct: builds a detector from parameters; given: those of the user, all but the seed. The arrays of each
+    judgement are added to the file `arrays`.
+    """
     done = []
+
+    def make(seed: int) -> partial[Detector]:
+        return partial(construct, **given | {"seed": seed})
+
     with progress() as bars:
         for task in tasks:
-            result, judged = PROTOCOLS[protocol](seed=seed).run(make, task, teller(bars, task.name))
-            done.append(result)
-            if arrays:
-                append_arrays(arrays, named_arrays(task.name, judged))
+
+            def told(seed: int, name: str = task.name) -> Told:
+                return teller(bars, name if len(protocols) == 1 else f"{name} seed {seed}")
+
+            def sink(name: str, judged: Judged, task: str = task.name) -> None:
+                if arrays:
+                    append_arrays(arrays, named_arrays(f"{task}/{name}".rstrip("/"), judged))
+
+            done.append(over_seeds(protocols, make, task, told, sink))
     return done
 
 
@@ -175,7 +220,11 @@ def show(result: Result) -> None:
         (name, *(_three(figures[m]) for m in METRICS), f"{speed:.1f}", f"{size / 1e6:.1f}")
         for name, figures, speed, size in rows
     ]
-    title = f"{result.protocol}: {result.method}, {result.size} pixels, seed {result.seed}"
+    if result.deviation:
+        spread = ("deviation", *(_three(result.deviation[m]) for m in METRICS), None, None)
+        body.append(spread)
+    seeds = f"seeds {result.seeds[0]} to {result.seeds[-1]}" if result.seeds else f"seed {result.seed}"
+    title = f"{result.protocol}: {result.method}, {result.size} pixels, {seeds}"
     show_table(title, ["task", *HEADS, "img/s", "MB"], body)
 
 

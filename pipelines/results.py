@@ -6,6 +6,15 @@
             "curve": [{"images", ...the same figures...}],
             "ms_per_image": {"backbone", "score", "learn"}, "state_bytes"}],
  "mean": {...the figures, each a plain mean over tasks, null if one task lacks it; "images_per_s", "state_bytes"}}
+
+What only some protocols have stands behind these, and is left out where it is not:
+
+of a task   "offline": the figures of the same detector not learning (drift: not under the drift; fewshot: after the
+            shots). "parts": [{"name", "metrics", "offline"}], the figures of one drift, or of the whole stream.
+            "defects": how many of the n_test images are. With several seeds all figures are means over them, and
+            "deviation" (the sample's, of each figure) and "runs": [{"seed", "metrics", "offline"}] are there.
+of the run  "options": the protocol's. "seeds". "offline": mean over tasks. "deviation": over seeds, of the mean over
+            tasks.
 """
 
 import json
@@ -26,8 +35,27 @@ from ..methods.errors import DataError, StoreError
 
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro", "pixel_f1")
 TIMES = ("backbone", "score", "learn")
+OPTIONAL = ("offline", "parts", "defects", "deviation", "runs")  # left out of a record where there is nothing
 MAX_BYTES = 64 * 2**20
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Figures of a part of a task's run, named; `offline`: those without learning, where there are such."""
+
+    name: str
+    metrics: Mapping[str, float]
+    offline: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """A task's figures with one seed."""
+
+    seed: int
+    metrics: Mapping[str, float]
+    offline: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +72,11 @@ class TaskResult:
     curve: Sequence[Mapping[str, float]]
     ms_per_image: Mapping[str, float]
     state_bytes: int
+    offline: Mapping[str, float] | None = None
+    parts: Sequence[Part] = field(default_factory=list)
+    defects: int | None = None
+    deviation: Mapping[str, float] | None = None
+    runs: Sequence[SeedRun] = field(default_factory=list)
 
     @property
     def images_per_s(self) -> float:
@@ -64,6 +97,8 @@ class Result:
     seed: int
     tasks: Sequence[TaskResult]
     everline_version: str = field(default=__version__)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seeds: Sequence[int] = field(default_factory=list)
 
     @property
     def mean(self) -> dict[str, float]:
@@ -73,10 +108,27 @@ class Result:
         columns["state_bytes"] = [task.state_bytes for task in self.tasks]
         return {name: sum(values) / len(values) if values else math.nan for name, values in columns.items()}
 
+    @property
+    def offline(self) -> dict[str, float] | None:
+        """Means over tasks of the figures without learning; None where a task has none."""
+        rows = [task.offline for task in self.tasks if task.offline is not None]
+        return mean_figures(rows) if rows and len(rows) == len(self.tasks) else None
+
+    @property
+    def deviation(self) -> dict[str, float] | None:
+        """Deviation over seeds of the mean over tasks; None for a single seed."""
+        by_seed = [
+            [run.metrics for task in self.tasks for run in task.runs if run.seed == seed] for seed in self.seeds
+        ]
+        means = [mean_figures(rows) for rows in by_seed if len(rows) == len(self.tasks) > 0]
+        return deviations(means) if len(means) > 1 else None
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, NaN as None, in the order that is written."""
         names = ("protocol", "method", "params", "backbone", "size", "seed", "everline_version", "tasks", "mean")
-        return {name: _plain(getattr(self, name)) for name in names}
+        more = ("options", "seeds", "offline", "deviation")
+        extra = {name: _plain(getattr(self, name)) for name in more if getattr(self, name)}
+        return {name: _plain(getattr(self, name)) for name in names} | extra
 
     def dumps(self) -> str:
         """Strict JSON text."""
@@ -95,7 +147,19 @@ class Result:
             seed=row.get("seed", int),
             everline_version=row.get("everline_version", str),
             tasks=[_task(one, f"{who}: tasks[{n}]") for n, one in enumerate(row.get("tasks", list))],
+            options=row.get("options", dict) if "options" in row.plain else {},
+            seeds=row.whole_numbers("seeds"),
         )
+
+
+def mean_figures(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each figure over at least one row; NaN where a row has none."""
+    return {name: sum(row[name] for row in rows) / len(rows) for name in METRICS}
+
+
+def deviations(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The sample's standard deviation of each figure over at least two rows; NaN where a row has none."""
+    return {name: float(np.std([row[name] for row in rows], ddof=1)) for name in METRICS}
 
 
 def write_result(result: Result, path: Path) -> None:
@@ -182,6 +246,20 @@ class _Row:
         row = _Row(self.get(name, dict), f"{self.who}: {name}")
         return {key: row.figure(key) for key in wanted}
 
+    def some_figures(self, name: str) -> dict[str, float] | None:
+        """Figures that need not be there."""
+        return self.figures(name, METRICS) if name in self.plain else None
+
+    def rows(self, name: str) -> "list[_Row]":
+        """Objects of a list that need not be there."""
+        listed = self.get(name, list) if name in self.plain else []
+        return [_Row(one, f"{self.who}: {name}[{n}]") for n, one in enumerate(listed)]
+
+    def whole_numbers(self, name: str) -> list[int]:
+        """A list of whole numbers that need not be there."""
+        listed = self.get(name, list) if name in self.plain else []
+        return [_Row({name: one}, self.who).get(name, int) for one in listed]
+
     def figure(self, name: str) -> float:
         value = self.get(name, (int, float, type(None)))
         return math.nan if value is None else value
@@ -198,14 +276,26 @@ def _task(plain: Any, who: str) -> TaskResult:
         curve=[{"images": p.get("images", int), **{m: p.figure(m) for m in METRICS}} for p in points],
         ms_per_image=row.figures("ms_per_image", TIMES),
         state_bytes=row.get("state_bytes", int),
+        offline=row.some_figures("offline"),
+        parts=[
+            Part(p.get("name", str), p.figures("metrics", METRICS), p.some_figures("offline"))
+            for p in row.rows("parts")
+        ],
+        defects=row.get("defects", int) if "defects" in row.plain else None,
+        deviation=row.some_figures("deviation"),
+        runs=[
+            SeedRun(r.get("seed", int), r.figures("metrics", METRICS), r.some_figures("offline"))
+            for r in row.rows("runs")
+        ],
     )
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return None if math.isnan(value) else float(value)
-    if isinstance(value, TaskResult):
-        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, TaskResult | Part | SeedRun):
+        pairs = ((name, getattr(value, name)) for name in value.__dataclass_fields__)
+        return {name: _plain(one) for name, one in pairs if name not in OPTIONAL or one not in (None, [])}
     if isinstance(value, Mapping):
         return {key: _plain(one) for key, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value

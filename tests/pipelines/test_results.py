@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 from everline import __version__
 from everline.methods.errors import DataError, StoreError
-from everline.pipelines.results import METRICS, Result, TaskResult, Whole, append_arrays, read_result, write_result
+from everline.pipelines.results import (
+    METRICS,
+    Part,
+    Result,
+    SeedRun,
+    TaskResult,
+    Whole,
+    append_arrays,
+    read_result,
+    write_result,
+)
 
 
 def task(name: str = "bolt", **changed: Any) -> TaskResult:
@@ -51,6 +61,35 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     write_result(before, tmp_path / "deep" / "r.json")
     assert read_result(tmp_path / "deep" / "r.json") == before
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["r.json"]
+
+
+def test_what_only_some_protocols_have_is_read_back_too(tmp_path: Path) -> None:
+    low, high = (dict.fromkeys(METRICS, value) for value in (0.25, 0.75))
+    more: dict[str, Any] = {"offline": low, "defects": 3, "deviation": low, "parts": [Part("blur", high, low)]}
+    one = task(**more, runs=[SeedRun(1, low, low), SeedRun(2, high)])
+    before = result(one, task("b", offline=high, runs=[SeedRun(1, high), SeedRun(2, high)]), seeds=[1, 2])
+    write_result(before, tmp_path / "r.json")
+    assert read_result(tmp_path / "r.json") == before
+    plain = json.loads((tmp_path / "r.json").read_text())
+    assert plain["offline"] == dict.fromkeys(METRICS, 0.5)
+    assert plain["deviation"]["aupro"] == pytest.approx(0.25 / 2**0.5)  # of the means .5 and .75
+    assert "offline" not in plain["tasks"][0]["runs"][1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seeds": [1, "2"]}, "'seeds' has the wrong type"),
+        ({"options": []}, "'options' has the wrong type"),
+    ],
+)
+def test_what_need_not_be_there_must_be_right_where_it_is(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        Result.from_json(result().to_json() | change)
+    plain = result().to_json()
+    plain["tasks"][0]["parts"] = [{"name": "blur"}]
+    with pytest.raises(DataError, match=r"parts\[0\]: 'metrics' is missing"):
+        Result.from_json(plain)
 
 
 def test_nan_is_written_as_null_and_read_as_nan(tmp_path: Path) -> None:

@@ -1,0 +1,218 @@
+"""What all protocols share: features embedded once, learning and judging with the clock running, figures.
+
+What keeps every protocol honest stands here:
+
+* The learner is given features through `learn`, and nothing else. Labels, masks, kinds and paths stay here; the
+  embedding is done by another detector of the same parameters, which never learns.
+* Images are judged by copies: a fresh detector takes over the learner's state, scores the images one at a time and
+  is thrown away. What a method might keep from scoring never finds its way back into learning, and it never sees
+  two judged images at once.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..methods.detector import Detector
+from ..methods.errors import DataError, ImageError
+from ..methods.metrics import evaluate
+from ..platform.images import prepare
+from .datasets import Sample, read_mask
+from .drift import Drift
+from .results import METRICS, TIMES
+
+Make = Callable[[], Detector]
+Told = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
+KEEP = 2 * 2**30  # bytes of features held in memory; what does not fit is embedded anew each time
+
+
+def untold(stage: str, done: int, of: int) -> None:
+    """For those who want to hear of no progress."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One judgement of N images, enough to recompute every figure."""
+
+    names: tuple[str, ...]
+    scores: NDArray[np.float32]  # (N,)
+    labels: NDArray[np.bool_]  # (N,), True for a defect
+    maps: NDArray[np.float32] | None  # (N, S, S); None for a method without maps
+    masks: NDArray[np.bool_] | None  # (N, S, S); None for a task without masks
+
+    def figures(self) -> dict[str, float]:
+        """The metrics of a result record."""
+        found = evaluate(self.scores, self.labels, self.maps, self.masks)
+        return {name: found[name] for name in METRICS}
+
+    def part(self, start: int, end: int) -> "Judged":
+        """The images [start, end)."""
+        cut = slice(start, end)
+        maps = None if self.maps is None else self.maps[cut]
+        masks = None if self.masks is None else self.masks[cut]
+        return Judged(self.names[cut], self.scores[cut], self.labels[cut], maps, masks)
+
+
+class Features:
+    """Features of images, each embedded once per drift as long as there is room; seeds and modes share them.
+
+    That they can be shared is the contract's: `embed` is frozen and depends neither on learning nor on the seed.
+    `again`: whether the images that are learned will be asked for again (by runs with other seeds).
+    """
+
+    def __init__(self, make: Make, keep: int = KEEP, again: bool = False) -> None:
+        self.eyes = make()  # embeds, and never learns
+        self.again = again
+        self.size = self.eyes.size
+        self.clock = Clock()
+        self._room = keep
+        self._calls = 0
+        self._kept: dict[tuple[Path, Drift | None], Tensor] = {}
+
+    def get(self, path: Path, drift: Drift | None = None, again: bool = True) -> Tensor:
+        """Features of one image, B = 1, the caller's own. Raises DataError for a file that is no image."""
+        if (path, drift) in self._kept:
+            return self._kept[path, drift].clone()  # a copy: a method that writes into it spoils nobody else's
+        picture = _picture(path, self.size, drift)
+        self._calls += 1
+        if self._calls == 2:
+            self.clock.reset("backbone")  # the first call set the backbone up: of several, it does not count
+        with self.clock("backbone"):
+            features = _done(self.eyes.embed(picture))
+        size = features.numel() * features.element_size()
+        if again and size <= self._room:
+            self._room -= size
+            self._kept[path, drift] = features.clone()
+        return features
+
+
+class Bench:
+    """One run of a protocol: its detectors, features, clock and progress."""
+
+    def __init__(self, make: Make, told: Told = untold, features: Features | None = None, keep: int = KEEP) -> None:
+        self.make, self.told = make, told
+        self.features = features or Features(make, keep)
+        self.clock = Clock()
+
+    def learn(self, learner: Detector, paths: Sequence[Path], drift: Drift | None = None) -> None:
+        """One call of `learn` with the features of these images."""
+        again = self.features.again
+        features = torch.cat([self.features.get(path, drift, again) for path in paths])
+        with self.clock("learn", len(paths)):
+            learner.learn(features)
+            _done(features)
+
+    def judge(self, learner: Detector, panel: "Panel", drift: Drift | None = None, told: Told | None = None) -> Judged:
+        """Scores every image of a panel, one by one, by a copy of the learner.
+
+        Setting up for the new state (factoring, indexing), which a copy does on its first image, is in the time.
+        """
+        count, size = len(panel.samples), self.features.size
+        scores = np.full(count, np.nan, np.float32)
+        maps = np.empty((count, size, size), np.float32) if learner.traits.gives_map else None
+        copy = self.make()
+        copy.load_state(learner.state())
+        for n, sample in enumerate(panel.samples):
+            features = self.features.get(sample.path, drift)
+            with self.clock("score"):
+                found = copy.score(features)
+                scores[n] = float(found.image)  # waits for the device
+            if maps is not None:
+                maps[n] = found.maps[0].cpu().numpy()
+            (told or self.told)("judge", n + 1, count)
+        return Judged(panel.names, scores, panel.labels, maps, panel.masks)
+
+    def embed(self, samples: Sequence[Sample], drift: Drift | None = None) -> None:
+        """Embeds images beforehand, those that there is room for; checks that every file is an image."""
+        for n, sample in enumerate(samples):
+            self.features.get(sample.path, drift)
+            self.told("embed", n + 1, len(samples))
+
+    def times(self) -> dict[str, float]:
+        """Mean milliseconds an image, as in a result record; NaN for what was not done."""
+        clocks = {"backbone": self.features.clock}
+        return {name: clocks.get(name, self.clock).mean_ms(name) for name in TIMES}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Images to judge, in order, with what only the protocol may know of them."""
+
+    samples: tuple[Sample, ...]
+    names: tuple[str, ...]
+    labels: NDArray[np.bool_]  # (N,)
+    masks: NDArray[np.bool_] | None  # (N, S, S); None where a defect lacks its mask, or there are no defects
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], size: int, names: Sequence[str] = ()) -> "Panel":
+        """Reads the masks. `names`: of the images; KIND/FILE where none are given."""
+        labels = np.array([sample.defect for sample in samples], bool)
+        names = tuple(names or (f"{sample.kind}/{sample.path.name}" for sample in samples))
+        masked = labels.any() and all(sample.mask is not None for sample in samples if sample.defect)
+        masks = np.zeros((len(samples), size, size), bool) if masked else None
+        if masks is not None:
+            for n, sample in enumerate(samples):
+                if sample.mask is not None:
+                    masks[n] = read_mask(sample.mask, size)
+        return cls(tuple(samples), names, labels, masks)
+
+    def part(self, start: int, end: int) -> "Panel":
+        """The images [start, end)."""
+        cut = slice(start, end)
+        masks = None if self.masks is None else self.masks[cut]
+        return Panel(self.samples[cut], self.names[cut], self.labels[cut], masks)
+
+
+class Clock:
+    """Seconds spent under a name, and on how many images."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, tuple[float, int]] = {}
+
+    def __call__(self, name: str, images: int = 1) -> "_Lap":
+        return _Lap(self, name, images)
+
+    def reset(self, name: str) -> None:
+        """Forgets what was spent under a name."""
+        self.spent.pop(name, None)
+
+    def mean_ms(self, name: str) -> float:
+        """Mean milliseconds an image: unlike medians, means add up, and they count the seldom and costly steps."""
+        seconds, images = self.spent.get(name, (0.0, 0))
+        return 1000 * seconds / images if images else math.nan
+
+
+class _Lap:
+    def __init__(self, clock: Clock, name: str, images: int) -> None:
+        self.clock, self.name, self.images = clock, name, images
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *error: Any) -> None:
+        seconds, images = self.clock.spent.get(self.name, (0.0, 0))
+        self.clock.spent[self.name] = (seconds + time.perf_counter() - self.start, images + self.images)
+
+
+def _picture(path: Path, size: int, drift: Drift | None) -> Tensor:
+    """uint8 (1, 3, size, size)."""
+    try:
+        picture = prepare(path.read_bytes(), size)
+    except (OSError, ImageError) as error:
+        raise DataError(f"{path}: {error}") from error
+    return (picture if drift is None else torch.from_numpy(drift(picture.numpy(), path)))[None]
+
+
+def _done(features: Tensor) -> Tensor:
+    """Waits for an accelerator, which works in the background, so that time is booked where it is spent."""
+    if features.is_cuda:
+        torch.cuda.synchronize(features.device)
+    return features

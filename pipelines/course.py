@@ -1,0 +1,96 @@
+"""What a protocol is, and the steps that protocols are made of."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from ..methods.detector import Detector
+from ..methods.errors import ConfigError
+from .bench import KEEP, Bench, Features, Judged, Make, Told, untold
+from .datasets import Task
+from .drift import Drift
+from .results import METRICS, TaskResult
+
+Sink = Callable[[str, Judged], None]  # takes the further judgements of a run, each under a name
+
+
+def nowhere(name: str, judged: Judged) -> None:
+    """For those who want no further judgements."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol(ABC):
+    """Who may see what and when. The fields that a protocol adds are its options, and its command line's.
+
+    seed: of everything that it draws. keep: see KEEP.
+    """
+
+    seed: int = 0
+    keep: int = KEEP
+    name: ClassVar[str]
+
+    @abstractmethod
+    def run(
+        self, make: Make, task: Task, told: Told = untold, features: Features | None = None, sink: Sink = nowhere
+    ) -> tuple[TaskResult, Judged]:
+        """Runs one method on one task: its record, and the judgement that `metrics` were computed from.
+
+        make: builds a fresh detector, the same each time. told: hears of progress, from this thread. features:
+        what earlier runs on this task have embedded. sink: takes the run's other judgements.
+        Raises ConfigError for a method or a task that does not suit it, DataError for a file that is no image.
+        """
+
+
+def draw(task: Task, shots: int | None, seed: int) -> tuple[list[Path], list[Path]]:
+    """`shots` training images in the seed's order (all for None), and the others. Raises ConfigError."""
+    order = np.random.default_rng(seed).permutation(len(task.train)).tolist()
+    if shots is not None and shots > len(order):
+        raise ConfigError(f"{task.name}: --shots {shots}, but it has {len(order)} training images only.")
+    paths = [task.train[index] for index in order]
+    return paths[:shots], [] if shots is None else paths[shots:]
+
+
+def check_shots(shots: int | None) -> None:
+    """Raises ConfigError for no shots at all."""
+    if shots is not None and shots < 1:
+        raise ConfigError(f"--shots must be at least 1, got {shots}.")
+
+
+def teach(bench: Bench, learner: Detector, paths: list[Path], drift: Drift | None = None) -> Iterator[int]:
+    """Learns image by image; yields how many are learned."""
+    for count, path in enumerate(paths, 1):
+        bench.learn(learner, [path], drift)
+        bench.told("learn", count, len(paths))
+        yield count
+
+
+def learn_all(
+    bench: Bench, learner: Detector, paths: list[Path], drift: Drift | None = None, at_once: bool = False
+) -> None:
+    """Learns all images: in one call where that is asked for or the method needs it, else one by one."""
+    if at_once or not learner.traits.learns_per_image:
+        bench.told("learn", 0, len(paths))
+        bench.learn(learner, paths, drift)
+        bench.told("learn", len(paths), len(paths))
+    else:
+        for _ in teach(bench, learner, paths, drift):
+            pass
+
+
+def finish(
+    name: str, learned: int, bench: Bench, learner: Detector, judged: Judged, curve: list[dict[str, float]]
+) -> TaskResult:
+    """The record of a run whose figures are the last of its curve."""
+    return TaskResult(
+        task=name,
+        n_train=learned,
+        n_test=len(judged.scores),
+        metrics={metric: curve[-1][metric] for metric in METRICS},
+        curve=curve,
+        ms_per_image=bench.times(),
+        state_bytes=learner.state().nbytes,
+    )

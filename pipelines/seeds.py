@@ -1,0 +1,67 @@
+"""A protocol with several seeds: means, deviations and every seed's own figures in one record."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from .bench import Features, Judged, Make, Told
+from .course import Protocol, Sink
+from .datasets import Task
+from .results import METRICS, Part, SeedRun, TaskResult, deviations, mean_figures
+
+
+def over_seeds(
+    protocols: Sequence[Protocol], make: Callable[[int], Make], task: Task, told: Callable[[int], Told], sink: Sink
+) -> TaskResult:
+    """Runs one task with each seed; images are embedded once for all of them.
+
+    protocols: the same protocol, each with its seed. make: for a seed, what builds its detectors; `told`: for a
+    seed, who hears of its progress. Every judgement goes to `sink`, under `seedN/...` where there are several.
+    """
+    many = len(protocols) > 1
+    features = Features(make(protocols[0].seed), again=many)
+    done = []
+    for one in protocols:
+        where = f"seed{one.seed}/" if many else ""
+
+        def passed(name: str, judged: Judged, where: str = where) -> None:
+            sink(where + name, judged)
+
+        result, judged = one.run(make(one.seed), task, told(one.seed), features, passed)
+        passed("", judged)
+        done.append(result)
+    return pooled([one.seed for one in protocols], done)
+
+
+def pooled(seeds: Sequence[int], done: Sequence[TaskResult]) -> TaskResult:
+    """One task's results with different seeds as one: means over seeds; those of one seed as they are."""
+    first = done[0]
+    if len(done) == 1:
+        return first
+    metrics = [one.metrics for one in done]
+    offline = [one.offline for one in done if one.offline is not None]
+    return replace(
+        first,
+        metrics=mean_figures(metrics),
+        curve=_curve(done),
+        ms_per_image={name: sum(one.ms_per_image[name] for one in done) / len(done) for name in first.ms_per_image},
+        state_bytes=round(sum(one.state_bytes for one in done) / len(done)),
+        offline=mean_figures(offline) if offline else None,
+        parts=[_part([one.parts[n] for one in done]) for n in range(len(first.parts))],
+        deviation=deviations(metrics),
+        runs=[SeedRun(seed, one.metrics, one.offline) for seed, one in zip(seeds, done, strict=True)],
+    )
+
+
+def _part(parts: Sequence[Part]) -> Part:
+    offline = [part.offline for part in parts if part.offline is not None]
+    return Part(parts[0].name, mean_figures([p.metrics for p in parts]), mean_figures(offline) if offline else None)
+
+
+def _curve(done: Sequence[TaskResult]) -> list[dict[str, float]]:
+    """The mean at each point that all of them have."""
+    by_images = [{point["images"]: point for point in one.curve} for one in done]
+    shared = [images for images in by_images[0] if all(images in other for other in by_images)]
+    rows = ((images, [one[images] for one in by_images]) for images in shared)
+    return [
+        {"images": images, **mean_figures([{m: p[m] for m in METRICS} for p in points])} for images, points in rows
+    ]

@@ -1,0 +1,62 @@
+"""`everline evaluate`: options of protocols, several seeds, as they are typed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from everline.methods.conformance import images
+from everline.methods.errors import ConfigError
+from everline.pipelines.evaluate import evaluate
+from everline.pipelines.results import read_result
+from PIL import Image
+
+SMALL = ["--method", "padim", "--size", "64", "--set", "sigma=1"]
+
+
+def save(folder: Path, count: int, seed: int, defect: bool = False) -> None:
+    folder.mkdir(parents=True)
+    for n, one in enumerate(images(count, seed, defect)):
+        Image.fromarray(one.permute(1, 2, 0).numpy()).save(folder / f"{n:03}.png")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task of 6 images to learn, 3 good and 4 defective ones to judge, without masks."""
+    root = tmp_path_factory.mktemp("data") / "disc"
+    save(root / "train/good", 6, 1)
+    save(root / "test/good", 3, 2)
+    save(root / "test/scratch", 4, 3, defect=True)
+    return root
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(evaluate, [str(word) for word in words])
+
+
+def test_shots_and_seeds_are_in_the_record(data: Path, tmp_path: Path) -> None:
+    files = ["--json", tmp_path / "r.json", "--scores", tmp_path / "s.npz"]
+    ran = call("offline", "--shots", 2, "--seed", 5, "--seeds", 2, "--data", data, *SMALL, *files)
+    assert ran.exit_code == 0, ran.output
+    assert "seeds 5 to 6" in ran.stdout and "deviation" in ran.stdout
+    record = read_result(tmp_path / "r.json")
+    assert (record.options, record.seeds, record.tasks[0].n_train) == ({"shots": 2}, [5, 6], 2)
+    assert [run.seed for run in record.tasks[0].runs] == [5, 6]
+    assert record.deviation is not None and record.tasks[0].deviation is not None
+    assert record.deviation["image_auroc"] == pytest.approx(record.tasks[0].deviation["image_auroc"])
+    with np.load(tmp_path / "s.npz") as kept:
+        assert {"disc/seed5/scores", "disc/seed6/scores"} < set(kept.files)
+
+
+def test_a_seed_of_several_is_the_run_with_that_seed(data: Path) -> None:
+    start = ["offline", "--shots", 1, "--data", data, *SMALL, "--json", "-"]
+    several = json.loads(call(*start, "--seeds", 2).stdout)["tasks"][0]
+    alone = json.loads(call(*start, "--seed", 1).stdout)["tasks"][0]
+    assert several["runs"][1]["metrics"] == alone["metrics"] and "runs" not in alone
+
+
+def test_an_option_of_another_protocol_is_refused(data: Path) -> None:
+    refused = call("online", "--shots", 2, "--data", data, *SMALL).exception
+    assert isinstance(refused, ConfigError)
+    assert "--shots is no option of the protocol online; it has no options of its own" in str(refused)
