@@ -38,6 +38,11 @@ def untold(stage: str, done: int, of: int) -> None:
     """For those who want to hear of no progress."""
 
 
+def staged(stage: str, drift: Drift | None) -> str:
+    """The name of a stage, for those who hear of progress."""
+    return f"{stage}, {drift.kind}" if drift else stage
+
+
 @dataclass(frozen=True)
 class Judged:
     """One judgement of N images, enough to recompute every figure."""
@@ -127,7 +132,7 @@ class Bench:
                 scores[n] = float(found.image)  # waits for the device
             if maps is not None:
                 maps[n] = found.maps[0].cpu().numpy()
-            (told or self.told)("judge", n + 1, count)
+            (told or self.told)(staged("judge", drift), n + 1, count)
         return Judged(panel.names, scores, panel.labels, maps, panel.masks)
 
     def embed(self, samples: Sequence[Sample], drift: Drift | None = None) -> None:

@@ -2,15 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..methods.detector import Detector
 from ..methods.errors import ConfigError
-from .bench import KEEP, Bench, Features, Judged, Make, Told, untold
+from .bench import KEEP, Bench, Features, Judged, Make, Told, staged, untold
 from .datasets import Task
 from .drift import Drift
 from .results import METRICS, TaskResult
@@ -44,6 +44,17 @@ class Protocol(ABC):
         Raises ConfigError for a method or a task that does not suit it, DataError for a file that is no image.
         """
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The protocol's own options as plain JSON, for the record; those that are not set are left out."""
+        found = {name: getattr(self, name) for name in self.option_names()}
+        return {name: value for name, value in found.items() if value is not None}
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """The fields that a protocol adds to this one's."""
+        return [field.name for field in fields(cls) if field.name not in ("seed", "keep")]
+
 
 def draw(task: Task, shots: int | None, seed: int) -> tuple[list[Path], list[Path]]:
     """`shots` training images in the seed's order (all for None), and the others. Raises ConfigError."""
@@ -64,7 +75,7 @@ def teach(bench: Bench, learner: Detector, paths: list[Path], drift: Drift | Non
     """Learns image by image; yields how many are learned."""
     for count, path in enumerate(paths, 1):
         bench.learn(learner, [path], drift)
-        bench.told("learn", count, len(paths))
+        bench.told(staged("learn", drift), count, len(paths))
         yield count
 
 
@@ -73,9 +84,9 @@ def learn_all(
 ) -> None:
     """Learns all images: in one call where that is asked for or the method needs it, else one by one."""
     if at_once or not learner.traits.learns_per_image:
-        bench.told("learn", 0, len(paths))
+        bench.told(staged("learn", drift), 0, len(paths))
         bench.learn(learner, paths, drift)
-        bench.told("learn", len(paths), len(paths))
+        bench.told(staged("learn", drift), len(paths), len(paths))
     else:
         for _ in teach(bench, learner, paths, drift):
             pass

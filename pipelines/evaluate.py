@@ -1,9 +1,7 @@
 """`everline evaluate`: a protocol with a method on folders of images, as a table and a result record."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +15,16 @@ from ..methods.detector import Detector
 from ..methods.errors import ConfigError, UnknownName
 from ..methods.registry import METHODS, build
 from .bench import Judged, Told
-from .console import json_option, progress, show_table
+from .console import json_option, progress
 from .course import Protocol
 from .datasets import Task, read_folder
+from .drift import KINDS, Drift
 from .protocols import PROTOCOLS
-from .results import METRICS, Result, TaskResult, Whole, append_arrays
+from .results import Result, TaskResult, Whole, append_arrays
 from .seeds import over_seeds
+from .tables import show
 
-MANY = ("--data", "--set")
-HEADS = ("image\nAUROC", "image\nAP", "pixel\nAUROC", "pixel\nAP", "AUPRO", "pixel\nF1")  # METRICS, for 80 columns
+MANY = ("--data", "--set", "--drift")
 
 
 class ManyValues(click.Command):
@@ -83,6 +82,10 @@ class MethodName(click.ParamType):
 @click.option("--seed", type=int, help="Seed of the method and of the stream's order.  [default: 0]")
 @click.option("--seeds", type=click.IntRange(1, 1000), default=1, help="Run with so many seeds, from --seed on.")
 @click.option("--shots", type=int, help="Of offline: learn only so many normal images, drawn by the seed.")
+@click.option(
+    "--drift", multiple=True, metavar="KIND[=LEVEL]...",
+    help=f"Of drift: which, and how strong.  [default: {' '.join(f'{n}={k.level:g}' for n, k in KINDS.items())}]",
+)  # fmt: skip
 @click.option("--device", help="Where to compute: cpu, cuda, cuda:1, ...  [default: cpu]")
 @json_option
 @click.option(
@@ -108,6 +111,8 @@ def evaluate(
     online: one epoch over train/good, one image at a time; the test images are judged along the way.
 
     offline: learn all of train/good, or --shots of them; judge once.
+
+    drift: learn clean and judge drifted, then learn and judge drifted; for each kind of --drift.
     """
     given = gather(settings, {"backbone": backbone, "size": size, "seed": seed, "device": device})
     detector = build(method, **given)  # a wrong parameter ends it here, before anything is read
@@ -127,7 +132,7 @@ def evaluate(
             size=detector.size,
             seed=detector.seed,
             tasks=done,
-            options=options,
+            options=runs[0].options,
             seeds=[one.seed for one in runs] if seeds > 1 else [],
         )
         if record:
@@ -141,11 +146,13 @@ def evaluate(
 def own_options(protocol: str, options: dict[str, Any]) -> dict[str, Any]:
     """The options that were given. Raises ConfigError for one that this protocol does not have."""
     given = {name: value for name, value in options.items() if value not in (None, ())}
-    own = [field.name for field in fields(PROTOCOLS[protocol]) if field.name not in ("seed", "keep")]
+    own = PROTOCOLS[protocol].option_names()
     for name in given:
         if name not in own:
             has = f"its options are {', '.join(f'--{one}' for one in own)}" if own else "it has no options of its own"
             raise ConfigError(f"evaluate: --{name} is no option of the protocol {protocol}; {has}.")
+    if "drift" in given:
+        given["drift"] = tuple(Drift.parse(text) for text in given["drift"])
     return given
 
 
@@ -210,24 +217,6 @@ def named_arrays(task: str, judged: Judged) -> dict[str, NDArray]:
     return {f"{task}/{name}": array for name, array in found.items() if array is not None}
 
 
-def show(result: Result) -> None:
-    """The table on standard output: a row for each task, then their mean; images/s with learning, MB of state."""
-    mean = result.mean
-    rows = [(t.task, t.metrics, t.images_per_s, float(t.state_bytes)) for t in result.tasks]
-    if len(rows) > 1:
-        rows.append(("mean", mean, mean["images_per_s"], mean["state_bytes"]))
-    body = [
-        (name, *(_three(figures[m]) for m in METRICS), f"{speed:.1f}", f"{size / 1e6:.1f}")
-        for name, figures, speed, size in rows
-    ]
-    if result.deviation:
-        spread = ("deviation", *(_three(result.deviation[m]) for m in METRICS), None, None)
-        body.append(spread)
-    seeds = f"seeds {result.seeds[0]} to {result.seeds[-1]}" if result.seeds else f"seed {result.seed}"
-    title = f"{result.protocol}: {result.method}, {result.size} pixels, {seeds}"
-    show_table(title, ["task", *HEADS, "img/s", "MB"], body)
-
-
 def read_tasks(folders: Sequence[Path]) -> list[Task]:
     """The tasks of all folders. Raises DataError for a wrong folder, ConfigError for two of one name."""
     tasks = [read_folder(folder) for folder in folders]
@@ -252,7 +241,3 @@ def gather(settings: Iterable[str], options: dict[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"evaluate: {name} is given twice.")
         given[name] = value
     return given
-
-
-def _three(value: float) -> str | None:
-    return None if math.isnan(value) else f"{value:.3f}"

@@ -60,3 +60,15 @@ def test_an_option_of_another_protocol_is_refused(data: Path) -> None:
     refused = call("online", "--shots", 2, "--data", data, *SMALL).exception
     assert isinstance(refused, ConfigError)
     assert "--shots is no option of the protocol online; it has no options of its own" in str(refused)
+
+
+def test_drifts_and_their_levels_are_in_the_record(data: Path, tmp_path: Path) -> None:
+    files = ["--json", tmp_path / "r.json", "--scores", tmp_path / "s.npz"]
+    ran = call("drift", "--drift", "noise=30", "cast", "--data", data, *SMALL, *files)
+    assert ran.exit_code == 0, ran.output
+    assert "mean of the drifts" in ran.stdout and "not" in ran.stdout
+    record = read_result(tmp_path / "r.json")
+    assert record.options == {"drift": {"noise": 30.0, "cast": 30.0}} and record.offline is not None
+    assert [part.name for part in record.tasks[0].parts] == ["none", "noise", "cast"]
+    with np.load(tmp_path / "s.npz") as kept:
+        assert {"disc/scores", "disc/noise/offline/scores", "disc/noise/online/scores"} < set(kept.files)

@@ -1,0 +1,51 @@
+"""A result record as tables on standard output."""
+
+import math
+
+from .console import show_table
+from .results import METRICS, Result, mean_figures
+
+GAIN = ("image_auroc", "aupro")
+REPORTED = {"drift": "mean of the drifts"}  # what a protocol's reported figures are
+HEADS = ("image\nAUROC", "image\nAP", "pixel\nAUROC", "pixel\nAP", "AUPRO", "pixel\nF1")  # METRICS, for 80 columns
+
+
+def show(result: Result) -> None:
+    """The table on standard output: a row for each task, then their mean; images/s with learning, MB of state."""
+    mean = result.mean
+    rows = [(t.task, t.metrics, t.images_per_s, float(t.state_bytes)) for t in result.tasks]
+    if len(rows) > 1:
+        rows.append(("mean", mean, mean["images_per_s"], mean["state_bytes"]))
+    body = [
+        (name, *(_three(figures[m]) for m in METRICS), f"{speed:.1f}", f"{size / 1e6:.1f}")
+        for name, figures, speed, size in rows
+    ]
+    if result.deviation:
+        spread = ("deviation", *(_three(result.deviation[m]) for m in METRICS), None, None)
+        body.append(spread)
+    seeds = f"seeds {result.seeds[0]} to {result.seeds[-1]}" if result.seeds else f"seed {result.seed}"
+    title = f"{result.protocol}: {result.method}, {result.size} pixels, {seeds}"
+    show_table(title, ["task", *HEADS, "img/s", "MB"], body)
+    if result.offline:
+        show_gain(result)
+
+
+def show_gain(result: Result) -> None:
+    """What learning changes, as means over tasks: the reported figures, then each part of theirs."""
+    rows = [(REPORTED.get(result.protocol, "reported"), result.mean, result.offline)]
+    for n, part in enumerate(result.tasks[0].parts):
+        parts = [task.parts[n] for task in result.tasks]
+        offline = [one.offline for one in parts if one.offline is not None]
+        rows.append(
+            (part.name, mean_figures([one.metrics for one in parts]), mean_figures(offline) if offline else None)
+        )
+    body = [
+        (name, *(text for m in GAIN for text in (_three(with_[m]), _three(without[m] if without else math.nan))))
+        for name, with_, without in rows
+    ]
+    heads = [f"{title}\n{how}" for title in ("image AUROC", "AUPRO") for how in ("learning", "not")]
+    show_table("with learning and without, means over tasks", ["", *heads], body)
+
+
+def _three(value: float) -> str | None:
+    return None if math.isnan(value) else f"{value:.3f}"
