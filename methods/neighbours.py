@@ -32,3 +32,22 @@ def greedy_kcenter(points: Tensor, keep: int, start: int = 0) -> tuple[Tensor, f
         np.minimum(gap, table[far], out=gap)
         gap[far] = -np.inf
     return torch.from_numpy(np.sort(chosen)), float(np.sqrt(max(gap.max(), 0.0)))
+
+
+def farthest_first(points: Tensor, keep: int, gap: Tensor | None = None) -> Tensor:
+    """Farthest-first traversal of points too many for a table, or beside what is covered already.
+
+    points: float (N, D). gap: (N,), distance of each to what is there before; None: nothing is, and the first point
+    comes first. Returns the sorted int64 indices of min(keep, N) points. O(N D) for each; memory O(N).
+    """
+    if keep >= len(points):
+        return torch.arange(len(points), device=points.device)
+    squares = points.square().sum(1)
+    left = torch.full_like(squares, torch.inf) if gap is None else gap.square()  # squared distance to the chosen
+    chosen = torch.empty(keep, dtype=torch.int64, device=points.device)
+    for step in range(keep):
+        chosen[step] = far = left.argmax()
+        away = torch.addmv(squares + squares[far], points, points[far], alpha=-2)
+        torch.minimum(left, away.clamp_min_(0), out=left)
+        left[far] = -torch.inf  # never again, even where all others are its duplicates
+    return chosen.sort().values

@@ -8,9 +8,10 @@ from .detector import Detector, State
 from .errors import StateError, UnknownName
 from .lemo import LeMO
 from .padim import PaDiM
+from .patchcore import PatchCore
 from .subspace import Subspace
 
-_ALL: tuple[type[Detector], ...] = (LeMO, PaDiM, Coreset, Subspace)
+_ALL: tuple[type[Detector], ...] = (LeMO, PaDiM, Coreset, Subspace, PatchCore)
 METHODS: dict[str, type[Detector]] = {cls.name: cls for cls in _ALL}
 
 
