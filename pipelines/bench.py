@@ -58,6 +58,17 @@ class Judged:
         found = evaluate(self.scores, self.labels, self.maps, self.masks)
         return {name: found[name] for name in METRICS}
 
+    @classmethod
+    def joined(cls, parts: "Sequence[Judged]") -> "Judged":
+        """Judgements of one detector one after the other, as one."""
+        names = tuple(name for part in parts for name in part.names)
+        scores, labels = np.concatenate([p.scores for p in parts]), np.concatenate([p.labels for p in parts])
+        maps = [part.maps for part in parts if part.maps is not None]
+        masks = [part.masks for part in parts if part.masks is not None]
+        return cls(
+            names, scores, labels, np.concatenate(maps) if maps else None, np.concatenate(masks) if masks else None
+        )
+
     def part(self, start: int, end: int) -> "Judged":
         """The images [start, end)."""
         cut = slice(start, end)
@@ -95,8 +106,8 @@ class Features:
         size = features.numel() * features.element_size()
         if again and size <= self._room:
             self._room -= size
-            self._kept[path, drift] = features.clone()
-        return features
+            self._kept[path, drift] = features
+        return features.clone()
 
 
 class Bench:

@@ -81,7 +81,10 @@ class MethodName(click.ParamType):
 @click.option("--size", type=int, help="Side of the images, in pixels.  [default: 224]")
 @click.option("--seed", type=int, help="Seed of the method and of the stream's order.  [default: 0]")
 @click.option("--seeds", type=click.IntRange(1, 1000), default=1, help="Run with so many seeds, from --seed on.")
-@click.option("--shots", type=int, help="Of offline: learn only so many normal images, drawn by the seed.")
+@click.option("--shots", type=int, help="Of offline, fewshot: normal images learned first, drawn by the seed.")
+@click.option("--ratio", type=float, help="Of fewshot: normals for each defect in the stream.  [default: 7.7]")
+@click.option("--session", type=int, help="Of fewshot: images in a session.  [default: 100]")
+@click.option("--batch", type=int, help="Of fewshot: images scored, then learned, at a time.  [default: 10]")
 @click.option(
     "--drift", multiple=True, metavar="KIND[=LEVEL]...",
     help=f"Of drift: which, and how strong.  [default: {' '.join(f'{n}={k.level:g}' for n, k in KINDS.items())}]",
@@ -113,6 +116,8 @@ def evaluate(
     offline: learn all of train/good, or --shots of them; judge once.
 
     drift: learn clean and judge drifted, then learn and judge drifted; for each kind of --drift.
+
+    fewshot: learn --shots normal images (10), then a stream without labels, each batch scored, then learned.
     """
     given = gather(settings, {"backbone": backbone, "size": size, "seed": seed, "device": device})
     detector = build(method, **given)  # a wrong parameter ends it here, before anything is read

@@ -15,6 +15,7 @@ from .bench import Bench, Features, Judged, Make, Panel, Told, untold
 from .course import Protocol, Sink, check_shots, draw, finish, learn_all, nowhere, teach
 from .datasets import Task
 from .drifting import Drifting
+from .fewshot import FewShot
 from .results import TaskResult
 
 
@@ -80,4 +81,4 @@ class Offline(Protocol):
         return finish(task.name, len(paths), bench, learner, judged, curve), judged
 
 
-PROTOCOLS: dict[str, type[Protocol]] = {one.name: one for one in (Online, Offline, Drifting)}
+PROTOCOLS: dict[str, type[Protocol]] = {one.name: one for one in (Online, Offline, Drifting, FewShot)}

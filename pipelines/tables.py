@@ -6,7 +6,7 @@ from .console import show_table
 from .results import METRICS, Result, mean_figures
 
 GAIN = ("image_auroc", "aupro")
-REPORTED = {"drift": "mean of the drifts"}  # what a protocol's reported figures are
+REPORTED = {"drift": "mean of the drifts", "fewshot": "mean of the sessions"}  # what a protocol's reported figures are
 HEADS = ("image\nAUROC", "image\nAP", "pixel\nAUROC", "pixel\nAP", "AUPRO", "pixel\nF1")  # METRICS, for 80 columns
 
 

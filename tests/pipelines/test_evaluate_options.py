@@ -72,3 +72,14 @@ def test_drifts_and_their_levels_are_in_the_record(data: Path, tmp_path: Path) -
     assert [part.name for part in record.tasks[0].parts] == ["none", "noise", "cast"]
     with np.load(tmp_path / "s.npz") as kept:
         assert {"disc/scores", "disc/noise/offline/scores", "disc/noise/online/scores"} < set(kept.files)
+
+
+def test_a_stream_of_few_shots_is_typed_with_its_options(data: Path, tmp_path: Path) -> None:
+    words = ["--shots", 2, "--ratio", 2, "--session", 5, "--batch", 2, "--seeds", 2, "--json", tmp_path / "r.json"]
+    ran = call("fewshot", "--data", data, *SMALL, *words)
+    assert ran.exit_code == 0, ran.output
+    assert "mean of the sessions" in ran.stdout and "whole stream" in ran.stdout and "stream" in ran.stderr
+    record = read_result(tmp_path / "r.json")
+    assert record.options == {"shots": 2, "ratio": 2.0, "session": 5, "batch": 2}
+    assert (record.tasks[0].n_test, record.tasks[0].defects) == (11, 4)
+    assert all(run.offline is not None for run in record.tasks[0].runs)
