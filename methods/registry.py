@@ -6,12 +6,13 @@ from . import params
 from .coreset import Coreset
 from .detector import Detector, State
 from .errors import StateError, UnknownName
+from .kng import KNG
 from .lemo import LeMO
 from .padim import PaDiM
 from .patchcore import PatchCore
 from .subspace import Subspace
 
-_ALL: tuple[type[Detector], ...] = (LeMO, PaDiM, Coreset, Subspace, PatchCore)
+_ALL: tuple[type[Detector], ...] = (LeMO, PaDiM, Coreset, Subspace, PatchCore, KNG)
 METHODS: dict[str, type[Detector]] = {cls.name: cls for cls in _ALL}
 
 
