@@ -10,9 +10,10 @@ from .kng import KNG
 from .lemo import LeMO
 from .padim import PaDiM
 from .patchcore import PatchCore
+from .smcc import SMCC
 from .subspace import Subspace
 
-_ALL: tuple[type[Detector], ...] = (LeMO, PaDiM, Coreset, Subspace, PatchCore, KNG)
+_ALL: tuple[type[Detector], ...] = (LeMO, PaDiM, Coreset, Subspace, PatchCore, KNG, SMCC)
 METHODS: dict[str, type[Detector]] = {cls.name: cls for cls in _ALL}
 
 
