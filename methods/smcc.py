@@ -20,6 +20,7 @@ from .params import param
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam, as its authors give them
 _RIDGE = 1e-2  # share of the mean variance added to every variance of the mixture
 _EM_STEPS = 30
+_PRIME = 1_000_003  # keeps the chances of different seeds apart
 _LEAST = 1e-6  # what a divisor or a variance is held above
 
 Terms = tuple[float, float]  # L_c and L_o for a patch
@@ -178,8 +179,12 @@ class SMCC(FeatureDetector):
         return sum(separation(normal, shuffled) for normal, shuffled in pairs) / len(pairs)
 
     def _shuffled(self, patches: Tensor) -> Tensor:
-        """(N, C) where each channel comes from a patch of its own: usual values, unusual together."""
-        order = torch.rand(patches.shape, generator=self._rng).argsort(0)
+        """(N, C) where each channel comes from a patch of its own: usual values, unusual together.
+
+        Its chance is its own, so that detectors with and without training or selection draw the same patches.
+        """
+        own = torch.Generator().manual_seed(self.seed * _PRIME + self._seen)
+        order = torch.rand(patches.shape, generator=own).argsort(0)
         return patches.gather(0, order.to(patches.device))
 
     def _draw(self, patches: Tensor) -> Tensor:

@@ -227,6 +227,13 @@ def test_training_lowers_the_loss_and_the_control_stays() -> None:
     assert not torch.allclose(trained.score(stream[:2]).image, control.score(stream[:2]).image)
 
 
+@pytest.mark.parametrize("given", [{"lr": 0.0}, {"select": False}, {"apart": 0.0}])
+def test_controls_know_the_same_patches(given: dict[str, object]) -> None:
+    one, other = taught(12).state().tensors, taught(12, **given).state().tensors
+    assert all(torch.equal(one[k], other[k]) for k in one if k.startswith(("bank", "coreset", "mixture")))
+    assert not torch.equal(one["projector"], other["projector"]) or "select" in given
+
+
 def test_separation_is_cohens_d_and_blind_to_scale() -> None:
     a, b = cloud(50)[:, 0], 1 + cloud(50, seed=1)[:, 0]
     want = (b.mean() - a.mean()) / np.sqrt((np.var(a.numpy(), ddof=1) + np.var(b.numpy(), ddof=1)) / 2)
@@ -278,6 +285,12 @@ def test_a_detectors_map_is_made_of_its_memory_and_chosen_projector() -> None:
     grid = torch.from_numpy(gaps).float().reshape(1, 1, SIDE, SIDE)
     want = torch.nn.functional.interpolate(grid, scale_factor=8, mode="bilinear")[0]
     assert torch.allclose(detector.score(one).maps, want, rtol=1e-3)
+
+
+def test_drawn_patches_are_distinct_and_from_everywhere() -> None:
+    detector = taught(1)
+    rows = torch.stack([detector._draw(torch.arange(64.0)[:, None].expand(64, C))[:, 0] for _ in range(50)])
+    assert all(len(set(one.tolist())) == 16 for one in rows) and len(rows.unique()) == 64
 
 
 def test_the_memory_is_the_latest_images() -> None:
