@@ -193,6 +193,14 @@ def test_an_open_gate_lets_outliers_in() -> None:
     assert float(detector._bank.max()) > 15
 
 
+def test_pseudo_adds_the_patch_that_the_bank_knows_least() -> None:
+    seen, later = features(10, 20), features(1, 31)
+    later[0, :, 1, 3] += 8
+    detector = learned(seen, later, form="pseudo", first=10, gate=100, ratio=0.05)
+    assert len(detector._bank) == 8 + 1
+    assert torch.equal(detector._bank[-1], later[0, :, 1, 3])
+
+
 def test_a_full_bank_is_cut_back() -> None:
     detector = learned(features(3, 24), form="pseudo", memory=10, gate=100)
     sizes = [detector.learn(one[None]).kept for one in features(12, 25)]
