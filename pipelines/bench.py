@@ -177,7 +177,7 @@ class Panel:
         if masks is not None:
             for n, sample in enumerate(samples):
                 if sample.mask is not None:
-                    masks[n] = read_mask(sample.mask, size)
+                    masks[n] = read_mask(sample.mask, size, sample.above)
         return cls(tuple(samples), names, labels, masks)
 
     def part(self, start: int, end: int) -> "Panel":

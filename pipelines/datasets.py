@@ -21,17 +21,22 @@ from ..methods.errors import ConfigError, DataError, ImageError
 from ..platform.images import decode
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+HALF = 127  # a mask of black and white is white above it
 LAYOUT = "expected train/good, test/good, test/TYPE with images; ground_truth/TYPE/STEM_mask.png if there are masks"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with what is known of it. `mask`: the picture of where the defect is, None where there is none."""
+    """One image with what is known of it.
+
+    mask: the picture of where the defect is, None where there is none; it is where the picture is above `above`.
+    """
 
     path: Path
     defect: bool
     kind: str
     mask: Path | None = None
+    above: int = HALF
 
 
 @dataclass(frozen=True)
@@ -53,22 +58,22 @@ def read_folder(path: Path | str) -> Task:
     root = Path(os.path.abspath(path))  # not resolved: a link keeps the name that the user sees
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder; {LAYOUT}.")
-    train = _images(root / "train" / "good")
-    kinds = _folders(root / "test")
+    train = folder_images(root / "train" / "good")
+    kinds = folders_in(root / "test")
     truth = root / "ground_truth"
     test = [
         Sample(image, kind != "good", kind, _mask(truth, kind, image) if kind != "good" and truth.is_dir() else None)
         for kind in kinds
-        for image in _images(root / "test" / kind)
+        for image in folder_images(root / "test" / kind)
     ]
     for what, found in (("train/good", train), ("test", test)):
         if not found:
-            raise DataError(f"{root}: no images under {what}; {LAYOUT}; found {_seen(root)}.")
+            raise DataError(f"{root}: no images under {what}; {LAYOUT}; found {seen(root)}.")
     return Task(root.name, tuple(train), tuple(test))
 
 
-def read_mask(path: Path, size: int) -> NDArray[np.bool_]:
-    """A mask as bool (size, size): above half in the picture, after nearest-neighbour resizing.
+def read_mask(path: Path, size: int, above: int = HALF) -> NDArray[np.bool_]:
+    """A mask as bool (size, size): above half (or another value) in the picture, after nearest-neighbour resizing.
 
     Raises DataError where it cannot be read, and where it is not black and white (0/1 saved as such, for one).
     """
@@ -76,9 +81,9 @@ def read_mask(path: Path, size: int) -> NDArray[np.bool_]:
         values = decode(path.read_bytes()).max(axis=2)
     except (OSError, ImageError) as error:
         raise DataError(f"{path}: the mask cannot be read: {error}") from error
-    if 0 < values.max() <= 127:
+    if 0 < values.max() <= above:
         raise DataError(f"{path}: a mask is 0 (good) and 255 (defect); the largest value here is {values.max()}.")
-    return np.asarray(Image.fromarray(values).resize((size, size), Image.Resampling.NEAREST)) > 127
+    return np.asarray(Image.fromarray(values).resize((size, size), Image.Resampling.NEAREST)) > above
 
 
 def list_images(source: Path | str) -> list[Path]:
@@ -88,9 +93,9 @@ def list_images(source: Path | str) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DataError(f"{path}: there is no such file or folder.")
-    found = _images(path)
+    found = folder_images(path)
     if not found:
-        raise DataError(f"{path}: no images in it (looked for {', '.join(SUFFIXES)}); found {_seen(path)}.")
+        raise DataError(f"{path}: no images in it (looked for {', '.join(SUFFIXES)}); found {seen(path)}.")
     return found
 
 
@@ -167,7 +172,7 @@ def _mask(truth: Path, kind: str, image: Path) -> Path:
     return mask
 
 
-def _images(folder: Path) -> list[Path]:
+def folder_images(folder: Path) -> list[Path]:
     """Image files by suffix, whatever its case; files whose name starts with a dot are none."""
     if not folder.is_dir():
         return []
@@ -175,13 +180,14 @@ def _images(folder: Path) -> list[Path]:
     return sorted((p for p in files if p.is_file()), key=lambda p: p.name)
 
 
-def _folders(folder: Path) -> list[str]:
+def folders_in(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted; hidden ones are none, and there are none in no folder."""
     if not folder.is_dir():
         return []
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _seen(folder: Path, most: int = 8) -> str:
+def seen(folder: Path, most: int = 8) -> str:
     """The first few names in a folder, for an error message."""
     names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir())
     more = f" and {len(names) - most} more" if len(names) > most else ""

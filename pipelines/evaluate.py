@@ -20,6 +20,7 @@ from .course import Protocol
 from .datasets import Task, read_folder
 from .drift import KINDS, Drift
 from .protocols import PROTOCOLS
+from .readers import READERS, read_dataset
 from .results import Result, TaskResult, Whole, append_arrays
 from .seeds import over_seeds
 from .tables import show
@@ -73,9 +74,13 @@ class MethodName(click.ParamType):
 @click.argument("protocol", type=click.Choice(sorted(PROTOCOLS)))
 @click.option("--method", type=MethodName(), required=True, help="The detector's method.")
 @click.option(
-    "--data", "folders", multiple=True, required=True, type=click.Path(path_type=Path), metavar="DIR...",
+    "--data", "folders", multiple=True, type=click.Path(path_type=Path), metavar="DIR...",
     help="Folders in MVTec layout: train/good, test/TYPE, ground_truth/TYPE/STEM_mask.png.",
 )  # fmt: skip
+@click.option(
+    "--dataset", type=click.Choice(sorted(READERS)), help="In place of --data: every class of this data set."
+)
+@click.option("--root", type=click.Path(path_type=Path), help="Where the data set was unpacked.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE...", help="Parameters of the method.")
 @click.option("--backbone", help="Short for --set backbone=NAME.")
 @click.option("--size", type=int, help="Side of the images, in pixels.  [default: 224]")
@@ -99,6 +104,8 @@ def evaluate(
     protocol: str,
     method: str,
     folders: tuple[Path, ...],
+    dataset: str | None,
+    root: Path | None,
     settings: tuple[str, ...],
     backbone: str | None,
     size: int | None,
@@ -119,11 +126,12 @@ def evaluate(
 
     fewshot: learn --shots normal images (10), then a stream without labels, each batch scored, then learned.
     """
+    check_source(folders, dataset, root)
     given = gather(settings, {"backbone": backbone, "size": size, "seed": seed, "device": device})
     detector = build(method, **given)  # a wrong parameter ends it here, before anything is read
     options = own_options(protocol, options)
     runs = [PROTOCOLS[protocol](seed=detector.seed + n, **options) for n in range(seeds)]
-    tasks = read_tasks(folders)
+    tasks = read_dataset(dataset, root) if dataset and root else read_tasks(folders)
     to_stdout = str(json_file) == "-"
     with ExitStack() as files:  # what cannot be written ends it here, not after an hour
         record = files.enter_context(Whole(json_file)) if json_file and not to_stdout else None
@@ -220,6 +228,14 @@ def named_arrays(task: str, judged: Judged) -> dict[str, NDArray]:
         "masks": judged.masks,
     }
     return {f"{task}/{name}": array for name, array in found.items() if array is not None}
+
+
+def check_source(folders: Sequence[Path], dataset: str | None, root: Path | None) -> None:
+    """Raises ConfigError unless there is either --data, or --dataset with --root."""
+    if (dataset is None) != (root is None):
+        raise ConfigError("evaluate: --dataset and --root belong together: which data set, and where it lies.")
+    if bool(folders) == (dataset is not None):
+        raise ConfigError("evaluate: give either --data DIR..., or --dataset NAME with --root DIR.")
 
 
 def read_tasks(folders: Sequence[Path]) -> list[Task]:
