@@ -91,20 +91,23 @@ class LogWriter:
         if not numbered:
             return []
         frame = segment.encode(numbered, self._marker)
+        before = self._length, self.next_seq, self._open_bytes, len(self._open)
         try:
             self._check_fence()
             segment.write_all(self._file, frame)
             os.fdatasync(self._file)
             self._check_fence()  # what a fenced writer wrote is not acknowledged
+            self._length += len(frame)  # inside: an interrupt between these lines must undo all of them
+            self.next_seq += len(numbered)
+            self._open += numbered
+            self._open_bytes += len(frame)
         except BaseException as error:  # also an interrupt: these numbers are given again
+            self._length, self.next_seq, self._open_bytes, kept = before
+            del self._open[kept:]
             self._cut_back()
             if isinstance(error, OSError):
                 raise _translated(error, self.folder) from error
             raise
-        self._length += len(frame)
-        self.next_seq += len(numbered)
-        self._open += numbered
-        self._open_bytes += len(frame)
         if len(self._open) >= self._seal_at or self._open_bytes >= SEAL_BYTES:
             self._try_to_seal()
         return numbered

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -285,6 +286,44 @@ def test_an_interrupted_append_gives_its_numbers_again(
                 writer.append([Record("image", "lost")])
         assert writer.append([Record("image", "1")])[0].seq == 1
     assert [r.id for r in LogReader(tmp_path / "a").records()] == ["0", "1"]
+
+
+def test_an_interrupt_at_any_line_of_an_append_leaves_a_log_that_opens(tmp_path: Path) -> None:
+    for line in range(200):  # of `append` itself, until there are no more
+        writer = LogWriter.open(tmp_path / str(line))
+        interrupted = interrupt_at(line, lambda writer=writer: writer.append([Record("image", "lost")]))
+        after = [r.id for n in range(2) for r in writer.append([Record("image", str(n))])]
+        writer.release()  # it dies before anything is sealed
+        LogWriter.open(tmp_path / str(line)).close()
+        assert [r.id for r in LogReader(tmp_path / str(line)).records() if r.id != "lost"] == after
+        if not interrupted:
+            break
+    assert line > 10 and not interrupted
+
+
+def interrupt_at(line: int, call: Callable[[], object]) -> bool:
+    """Calls, with a KeyboardInterrupt before the line-th line that `append` runs; whether it came to that."""
+    ran = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal ran
+        if frame.f_code is not LogWriter.append.__code__:
+            return None
+        if event == "line":
+            ran += 1
+            if ran > line:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
 
 
 def test_an_append_that_cannot_be_taken_back_closes_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
