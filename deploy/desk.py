@@ -63,11 +63,12 @@ class Desk:
         fleet: Fleet,
         *,
         poll_s: float = 0.5,
-        handle: Callable[[str], Any] = line_handle,
+        handle: Callable[[str], Any] | None = None,
         versions: Callable[[str, str], Any] = Versions,
     ) -> None:
         """poll_s: seconds between two looks at the aliases. handle, versions: seams that tests replace."""
-        self.fleet, self.poll_s, self._handle = fleet, poll_s, handle
+        self.fleet, self.poll_s = fleet, poll_s
+        self._handle = handle or partial(line_handle, store=fleet.store)
         self._counters = {
             name: Counter(
                 name=name,
@@ -194,11 +195,11 @@ def look(counter: Counter) -> None:
             counter.scorer = None if number is None else _ready(counter, number)
             log.info("line %s: scoring with version %s now (was %s)", counter.name, number, now)
         counter.problem = ""
-    except (EverlineError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the watch over the other lines must go on
         if not counter.problem:  # once, not twice a second
             known = isinstance(error, TrackingError)
             log.log(logging.WARNING if known else logging.ERROR, "line %s: keeps its version: %s", counter.name, error)
-        counter.problem = str(error)
+        counter.problem = str(error) or type(error).__name__
 
 
 def see(counter: Counter, data: bytes, want_map: bool) -> Seen:

@@ -3,7 +3,6 @@
 {"error": {"code": "unknown_line", "message": "...", "request_id": "..."}}
 """
 
-import hashlib
 import logging
 import math
 import re
@@ -11,7 +10,6 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Protocol
 
 from fastapi import FastAPI, Query, Request
@@ -34,6 +32,7 @@ from ..methods.errors import (
     UnknownLine,
     UnknownVersion,
 )
+from ..platform.images import base_name, image_id
 
 log = logging.getLogger("everline.web")
 BODY_LIMIT = 32 * 2**20
@@ -41,7 +40,6 @@ DRAIN = 4  # body limits that are read, and thrown away, of a body that is too l
 RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # the last: curl --data-binary
 RETRY_AFTER_S = 2  # a line's actor needs about that to come back
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-MAX_NAME = 200  # characters of a file's name in an id
 ERRORS: tuple[tuple[type[BaseException], int, str], ...] = (  # the first that fits
     (UnknownLine, 404, "unknown_line"),
     (UnknownVersion, 404, "unknown_version"),
@@ -263,14 +261,7 @@ async def _upload(request: Request) -> Upload:
 
 def default_id(upload: Upload) -> str:
     """The identity of an image that came without one: its file's name, if any, and the hash of its bytes."""
-    digest = hashlib.sha256(upload.data).hexdigest()[:16]
-    return f"{upload.name}:{digest}" if upload.name else digest
-
-
-def base_name(name: str) -> str:
-    """A file's name without folders (of either kind of system) and without what cannot be printed."""
-    short = PureWindowsPath(PurePosixPath(name).name).name
-    return "".join(c for c in short if c.isprintable())[-MAX_NAME:]
+    return image_id(upload.name, upload.data)
 
 
 def _finite(content: Any) -> Any:

@@ -81,6 +81,7 @@ class Detector(ABC):
     def __post_init__(self) -> None:
         for name, kind, _, spec in params.table(type(self)):
             setattr(self, name, params.check(getattr(self, name), kind, spec, self.name, name))
+        _check_device(self.name, self.device)
         self.images_learned = 0
         self._rng = torch.Generator().manual_seed(self.seed)  # the only source of chance
         self._reset()
@@ -212,6 +213,15 @@ class FeatureDetector(Detector):
         """Patch anomalies (B, h, w) -> smoothed full-size maps and their maxima."""
         maps = Upsampler.shared(tuple(patches.shape[1:]), self.size, self.sigma)(patches)
         return Scores(image=maps.amax(dim=(1, 2)), maps=maps)
+
+
+def _check_device(who: str, device: str) -> None:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise ConfigError(f"{who}: device must be cpu, cuda, cuda:1, ..., got {device!r}.") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"{who}: device {device!r}, but torch sees no GPU here; see everline doctor, or use cpu.")
 
 
 def _plain(value: Any) -> Any:

@@ -90,7 +90,7 @@ def demo(out: Path, images: int | None, held_out: float, no_kill: bool, seed: in
         learn_all(runs, fleet, out, kill=not no_kill)
         serve_all(runs, fleet)
         for run in runs:
-            answer(run.handle.close.remote(), timeout_s=60)
+            answer(run.handle.close.remote())
     finally:
         disconnect()
     shown = {run.name: judged(run, fleet) for run in runs}
@@ -118,7 +118,7 @@ def start_lines(runs: Sequence[Run], fleet: Fleet) -> None:
     """MLflow, Ray, the lines' actors; meanwhile the held-out images are embedded, once."""
     _say("MLflow and Ray start ...")
     prepare_tracking(fleet.tracking)
-    connect()
+    connect(own=True)  # it will kill a process
     _say("the held-out images are embedded once, the lines start ...")
     for run in runs:
         run.features = _embed_held_out.remote([s.path for s in run.held_out], fleet.line(run.name))
@@ -302,6 +302,10 @@ class Kept:
     def load(self, version: int) -> tuple[Any, Any]:
         """What `publish` was given."""
         return self._versions[version - 1]
+
+    def target(self, version: int | None = None) -> int:
+        """Nobody rolls such a line back."""
+        raise NotImplementedError
 
     def current(self) -> int | None:
         """The newest."""

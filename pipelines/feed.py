@@ -1,6 +1,5 @@
 """Feeding a line: one image after the other, each with an identity, until each is acknowledged."""
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import Any
 
 from ..methods.errors import ImageError
 from ..platform.actor import insist
-from ..platform.images import MAX_BYTES
+from ..platform.images import MAX_BYTES, image_id
 
 
 @dataclass
@@ -30,11 +29,6 @@ class Fed:
         return self.acknowledged / self.seconds if self.seconds else 0.0
 
 
-def image_id(name: str, data: bytes) -> str:
-    """A file's identity: its name and the hash of its bytes."""
-    return f"{name}:{hashlib.sha256(data).hexdigest()[:16]}"
-
-
 def feed(
     handle: Any,
     files: Iterable[Path],
@@ -52,7 +46,7 @@ def feed(
         try:
             data = _read(path)
             answer = insist(partial(handle.inspect.remote, data, image_id(path.name, data)))
-        except (ImageError, OSError) as error:
+        except ImageError as error:
             done.refused[str(path)] = str(error)
         else:
             done.acknowledged += 1
@@ -65,6 +59,9 @@ def feed(
 
 
 def _read(path: Path) -> bytes:
-    if path.stat().st_size > MAX_BYTES:
-        raise ImageError(f"{path.name}: larger than {MAX_BYTES} bytes.")
-    return path.read_bytes()
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ImageError(f"{path.name}: larger than {MAX_BYTES} bytes.")
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path.name}: cannot be read: {error.strerror}") from error

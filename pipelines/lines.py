@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..methods.errors import UnknownLine
+from ..methods.errors import StoreError, UnknownLine
 from ..platform.actor import answer, line_handle, start_line
 from ..platform.cluster import connect, disconnect
 from ..platform.log import LogReader, line_folder, verify
@@ -49,7 +49,7 @@ def versions(line: str, fleet_file: Path, json_file: Path | None) -> None:
     found = [asdict(version) for version in Versions(fleet.tracking, line).list()]
     write_json(found, json_file)
     if str(json_file) != "-":
-        columns = ["version", "alias", "learned images", "watermark", "threshold", "calibrated", "method", "made"]
+        columns = ["version", "alias", "learned", "threshold", "calibrated", "made (UTC)"]
         show_table(
             f"versions of {line}",
             columns,
@@ -58,11 +58,9 @@ def versions(line: str, fleet_file: Path, json_file: Path | None) -> None:
                     v["version"],
                     ", ".join(v["aliases"]),
                     v["images_learned"],
-                    v["watermark"],
                     v["threshold"],
                     "yes" if v["calibrated"] else "no",
-                    v["method"],
-                    datetime.fromtimestamp(v["created_ms"] / 1000, UTC).isoformat(timespec="seconds"),
+                    datetime.fromtimestamp(v["created_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
                 )
                 for v in found
             ],
@@ -80,12 +78,12 @@ def rollback(line: str, version: int | None, fleet_file: Path, json_file: Path |
     connect()
     try:
         try:
-            handle, started = line_handle(line), False
+            handle, started = line_handle(line, fleet.store), False
         except UnknownLine:
             handle, started = start_line(line, fleet)
         number = answer(handle.rollback.remote(version))
         if started:
-            answer(handle.close.remote(), timeout_s=60)
+            answer(handle.close.remote())
     finally:
         disconnect()
     write_json({"line": line, "version": number}, json_file)
@@ -106,7 +104,10 @@ def verify_log(line: str, fleet_file: Path, json_file: Path | None) -> None:
     """Check every checksum of LINE's log, the order of its records, and that no image is in it twice."""
     fleet = read_fleet(fleet_file)
     fleet.line(line)
-    found = verify(line_folder(fleet.store, line))
+    folder = line_folder(fleet.store, line)
+    if not folder.is_dir():
+        raise StoreError(f"line {line} has no log in {fleet.store} yet: nothing was ever sent to it.")
+    found = verify(folder)
     write_json(asdict(found), json_file)
     if str(json_file) != "-":
         OUT.print(f"{line}: {found.records} records, {found.inspected} images, {found.unique} different ids")

@@ -2,7 +2,9 @@
 
 import importlib
 import logging
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -59,6 +61,8 @@ def cli(verbose: bool) -> None:
 
 def main() -> None:
     """Runs a command; everline's own errors end it with one clear line (2: the call was wrong; 1: it failed)."""
+    if "RAY_ADDRESS" in os.environ and (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported, and asks no one else
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.exceptions.Abort:

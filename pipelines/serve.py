@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..deploy.server import check_port, start_server, stop_server
+from ..methods.errors import EverlineError
 from ..platform.actor import answer, start_line
 from ..platform.cluster import address, connect, disconnect
 from ..platform.settings import read_fleet
@@ -47,6 +48,9 @@ def serve(fleet_file: Path, host: str, port: int) -> None:
         ERR.print("stopping ...")
         stop_server()
         for handle in started:
-            answer(handle.close.remote(), timeout_s=60)
+            try:
+                answer(handle.close.remote())
+            except EverlineError as error:
+                ERR.print(str(error), markup=False)
     finally:
         disconnect()

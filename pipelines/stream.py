@@ -37,7 +37,7 @@ def stream(line: str, source: Path, fleet_file: Path, json_file: Path | None) ->
                 fed = feed(handle, files, told=lambda path, reply: bars.advance(bar))
         finally:
             if started:
-                answer(handle.close.remote(), timeout_s=60)
+                answer(handle.close.remote())
         for name, reason in fed.refused.items():
             ERR.print(f"refused: {name}: {reason}", markup=False, highlight=False)
         status = insist(handle.status.remote)

@@ -5,6 +5,7 @@ that got no answer sends the same image id again: what was acknowledged is not l
 """
 
 import asyncio
+import hashlib
 import logging
 import os
 import time
@@ -18,13 +19,23 @@ import ray
 import torch
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from ..methods.errors import EverlineError, LineDown, StoreError, UnknownLine
+from ..methods import errors
+from ..methods.errors import (
+    ConfigError,
+    EverlineError,
+    LineDown,
+    NoSpace,
+    SecondWriter,
+    TrackingError,
+    UnknownLine,
+)
 from .line import Line, plain
 from .settings import Fleet, LineSettings
 from .versions import Versions
 
 log = logging.getLogger("everline.actor")
 NAMESPACE = "everline"
+RETRY_S = 2.0
 T = TypeVar("T")
 
 
@@ -33,7 +44,8 @@ class LineActor:
 
     def __init__(self, name: str, settings: LineSettings, store: str, tracking: str) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1)  # torch counts threads by thread: everything in this one
-        self._line: Line = self._thread.submit(Line, name, settings, Path(store), Versions(tracking, name)).result()
+        self._settings = settings
+        self._line: Line = self._thread.submit(_open, name, settings, Path(store), tracking).result()
 
     async def inspect(self, data: bytes, id: str, learn: bool = True) -> dict[str, Any]:
         """An encoded image -> the fields of `Inspection`; it is durable when this returns, learned soon after."""
@@ -62,6 +74,10 @@ class LineActor:
         """Counts, version, threshold, ... and the process that holds them."""
         return {**await self._alone(self._line.status), "pid": os.getpid()}
 
+    async def settings(self) -> LineSettings:
+        """What the line was started with."""
+        return self._settings
+
     async def digest(self) -> str:
         """A checksum over the learner's state."""
         return await self._alone(self._line.digest)
@@ -77,24 +93,52 @@ class LineActor:
 
     async def _alone(self, work: Any, *args: Any) -> Any:
         """Runs blocking work in the line's own thread: one piece at a time, in the order of the calls."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+        finally:
+            self._start_again_if_broken()
 
     def _settle(self) -> None:
         try:
             self._line.settle()
         except Exception:  # the next call meets the same error and tells its caller
             log.exception("line %s could not learn", self._line.name)
+        self._start_again_if_broken()
+
+    def _start_again_if_broken(self) -> None:
+        """A state that cannot be trusted ends with its process: Ray starts another, which folds over the log."""
+        if self._line.broken:
+            log.error("line %s starts again: %s", self._line.name, self._line.broken)
+            os._exit(1)
+
+
+def _open(name: str, settings: LineSettings, store: Path, tracking: str) -> Line:
+    """The line. Ray tries a constructor once: where it starts the line *again*, what may pass is waited for."""
+    while True:
+        try:
+            return Line(name, settings, store, Versions(tracking, name))
+        except (TrackingError, SecondWriter, NoSpace) as error:
+            if not ray.get_runtime_context().was_current_actor_reconstructed:
+                raise
+            log.warning("line %s cannot come back yet: %s", name, error)
+            time.sleep(RETRY_S)
 
 
 def start_line(name: str, fleet: Fleet) -> tuple[Any, bool]:
-    """The handle of a line's actor, and whether it had to be started. Raises UnknownLine, SecondWriter, ..."""
+    """The handle of a line's actor, and whether it had to be started.
+
+    Raises UnknownLine, SecondWriter, ..., and ConfigError where it runs with other settings.
+    """
     settings = fleet.line(name)
     try:
-        return line_handle(name), False
+        handle = line_handle(name, fleet.store)
+        if answer(handle.settings.remote()) != settings:
+            raise ConfigError(f"line {name} runs with other settings; stop what runs it, then start it again.")
+        return handle, False
     except UnknownLine:
         kind: Any = ray.remote(LineActor)
         actor = kind.options(
-            name=f"line:{name}",
+            name=_actor_name(name, fleet.store),
             namespace=NAMESPACE,
             max_restarts=-1,
             max_concurrency=64,
@@ -106,12 +150,17 @@ def start_line(name: str, fleet: Fleet) -> tuple[Any, bool]:
         return handle, True
 
 
-def line_handle(name: str) -> Any:
-    """The handle of a running line. Raises UnknownLine."""
+def line_handle(name: str, store: Path) -> Any:
+    """The handle of a running line of the fleet that keeps its logs in `store`. Raises UnknownLine."""
     try:
-        return ray.get_actor(f"line:{name}", namespace=NAMESPACE)
+        return ray.get_actor(_actor_name(name, store), namespace=NAMESPACE)
     except ValueError:
         raise UnknownLine(f"line {name!r} does not run here.") from None
+
+
+def _actor_name(name: str, store: Path) -> str:
+    """Two fleets of one cluster may both have a line of that name; a log has one writer."""
+    return f"line:{hashlib.sha256(str(store).encode()).hexdigest()[:12]}:{name}"
 
 
 def answer(ref: Any, timeout_s: float | None = None) -> Any:
@@ -138,10 +187,10 @@ def translated(error: Exception) -> Exception:
     cause = getattr(error, "cause", None)
     if isinstance(cause, EverlineError):
         return cause
-    if isinstance(error, RayActorError) and "The actor died because of an error raised in its creation task" in str(
-        error
-    ):
-        return StoreError(str(error).strip().splitlines()[-1])
+    if isinstance(error, RayActorError) and "error raised in its creation task" in str(error):
+        kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
+        known = getattr(errors, kind.rpartition(".")[2], None)
+        return known(message) if isinstance(known, type) and issubclass(known, EverlineError) else LineDown(message)
     if isinstance(error, RayActorError | GetTimeoutError):
         return LineDown(f"the line's process does not answer: {type(error).__name__}")
     return error

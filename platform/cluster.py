@@ -7,28 +7,29 @@ from typing import Any
 import psutil
 import ray
 
+from ..methods.errors import LineDown
 from .actor import NAMESPACE
 
 MIB = 2**20
 
 
-def connect() -> bool:
+def connect(own: bool = False) -> bool:
     """Joins a running cluster (RAY_ADDRESS, or one of this machine), else starts one. True where it was started.
 
-    RAY_ADDRESS=local always starts one of its own.
+    own, or RAY_ADDRESS=local: always starts one. Raises LineDown where RAY_ADDRESS leads nowhere.
     """
     if ray.is_initialized():
         return False
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it warns that it is on, which is right
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # an actor without a GPU share keeps its view
     wanted = os.environ.get("RAY_ADDRESS", "auto")
-    if wanted != "local":
+    if wanted != "local" and not own:
         try:
             ray.init(address=wanted, namespace=NAMESPACE, **_quiet())
             return False
-        except ConnectionError:
+        except (ConnectionError, RuntimeError, ValueError) as error:
             if wanted != "auto":
-                raise
+                raise LineDown(f"no Ray cluster answers at RAY_ADDRESS={wanted}: {error}") from error
     ray.init(
         address="local",
         namespace=NAMESPACE,

@@ -70,6 +70,8 @@ class Fold:
         elif record.kind in ("publish", "rollback"):
             self.current = record.version
             self.counts["published"] += record.kind == "publish"
+            if record.kind == "rollback":
+                self.candidate = None  # it learned what the operator has just turned down
         self.watermark = record.seq
         return ready
 

@@ -10,11 +10,13 @@ Accepted: PNG, JPEG, BMP, TIFF and WebP, one still image each. All come out as 8
     several frames (GIF-like, pages)     refused; of a phone's multi-picture JPEG the main picture is taken
 """
 
+import hashlib
 import io
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import PurePosixPath, PureWindowsPath
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from torch import Tensor
 
 from ..methods.errors import ConfigError, ImageError
 
+MAX_NAME = 200  # characters of a file's name in an id
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 100_000_000
@@ -132,3 +135,15 @@ def _quiet() -> Iterator[None]:
     with _FILTERS, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
+
+
+def image_id(name: str, data: bytes) -> str:
+    """An image's identity: its file's name, if any, and the hash of its bytes."""
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    return f"{name}:{digest}" if (name := base_name(name)) else digest
+
+
+def base_name(name: str) -> str:
+    """A file's name without folders (of either kind of system) and without what cannot be printed."""
+    short = PureWindowsPath(PurePosixPath(name).name).name
+    return "".join(c for c in short if c.isprintable())[-MAX_NAME:]

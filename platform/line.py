@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..methods.detector import Detector, State
-from ..methods.errors import ConfigError, StateError, TrackingError
+from ..methods.errors import ConfigError, StateError, TrackingError, UnknownVersion
 from ..methods.registry import restore
 from .calibration import Calibration
 from .checkpoints import Checkpoints
@@ -43,6 +43,8 @@ class Publisher(Protocol):
     def load(self, version: int) -> tuple[State, Calibration]: ...
 
     def current(self) -> int | None: ...
+
+    def target(self, version: int | None = None) -> int: ...
 
     def rollback(self, version: int | None = None) -> int: ...
 
@@ -111,6 +113,7 @@ class Line:
         self._features: OrderedDict[int, Tensor] = OrderedDict()  # of records that are not applied yet
         self._pending: list[Record] = []
         self._outbox: list[Publish] = []
+        self.broken = ""  # why the fold cannot be trusted any more; what is in the log is safe
         self._retry_at = 0.0  # monotonic seconds; before that MLflow is not asked again
         self._recover()
 
@@ -154,9 +157,15 @@ class Line:
 
     def settle(self) -> None:
         """Applies every record that is not applied yet, and carries out what follows from it."""
+        if self.broken:
+            raise StateError(f"line {self.name}: its state is not to be trusted ({self.broken}); start it again.")
         while self._pending:
             record = self._pending[0]
-            ready = self.fold.apply(record, self._embed)
+            try:
+                ready = self.fold.apply(record, self._embed)
+            except Exception as error:
+                self.broken = f"record {record.seq} was applied in part: {type(error).__name__}: {error}"
+                raise
             self._pending.pop(0)
             self._features.pop(record.seq, None)
             if ready is not None:
@@ -168,11 +177,11 @@ class Line:
     def rollback(self, version: int | None = None) -> int:
         """Makes an older version (or the one before) current again, as a record. Raises UnknownVersion."""
         self.settle()
-        number = self.versions.rollback(version)
-        state, calibration = self.versions.load(number)
-        self._append_event("rollback", number)
-        self.scorer = Scorer(number, state, calibration, self.settings.device)
-        return number
+        number = self.versions.target(version)
+        scorer = Scorer(number, *self.versions.load(number), self.settings.device)
+        self._append_event("rollback", number)  # first: recovery moves the alias to what the log says
+        self.scorer = scorer
+        return self.versions.rollback(number)
 
     def score(self, features: Tensor) -> Tensor:
         """Image scores (B,) by the learner as it stands; changes nothing."""
@@ -184,10 +193,13 @@ class Line:
 
         Not while a publication waits: it exists only as something the records behind a checkpoint lead to.
         """
-        if self._outbox:
+        if self._outbox or self.broken:
             return
         states, meta = self.fold.pack()
-        self.checkpoints.save(self.fold.watermark, states, meta)
+        try:
+            self.checkpoints.save(self.fold.watermark, states, meta)
+        except OSError as error:  # costs only time, at the next recovery
+            log.warning("line %s: no checkpoint: %s", self.name, error)
 
     def status(self) -> dict[str, Any]:
         """Plain values for tables, HTTP and JSON."""
@@ -264,9 +276,9 @@ class Line:
         log.info("line %s: version %d is current (learned up to record %d)", self.name, number, ready.watermark)
 
     def _key(self, ready: Publish) -> str:
-        """Names a publication once and for all: another method over the same log gives other versions."""
-        state = State({}, {k: ready.state.meta[k] for k in ("method", "params")})
-        return f"{self.name}/{ready.key}/{digest(state)[:12]}"
+        """Names a publication by all that it is; a replay of the same log gives equal bits, so the same key."""
+        calibration = State({}, ready.calibration.to_json())
+        return f"{self.name}/{ready.key}/{digest(ready.state)[:16]}/{digest(calibration)[:16]}"
 
     def _append_event(self, kind: str, version: int, **data: Any) -> None:
         """A publish or rollback record; it is applied after the records that are still pending."""
@@ -307,7 +319,14 @@ class Line:
             if record.kind == "publish":
                 undone.pop(record.data.get("key", ""), None)
         if self.fold.current is not None:
-            self.scorer = Scorer(self.fold.current, *self.versions.load(self.fold.current), self.settings.device)
+            try:
+                kept = self.versions.load(self.fold.current)
+            except UnknownVersion as error:
+                raise TrackingError(
+                    f"line {self.name}: its log says that version {self.fold.current} is current, but the tracking "
+                    f"store does not have it ({error}) Restore it, or name the store that belongs to this log."
+                ) from error
+            self.scorer = Scorer(self.fold.current, *kept, self.settings.device)
             if self.versions.current() != self.fold.current:  # died between the record and the alias
                 self.versions.rollback(self.fold.current)
         self._outbox = list(undone.values())

@@ -36,7 +36,20 @@ class LineSettings:
     params: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if "device" in self.params:
+            raise ConfigError("params: device is a setting of the line, not of its method; put it one level up.")
         build(self.method, **self.params)  # refuses what the method does not know, before anything starts
+
+
+class _Once(yaml.SafeLoader):
+    """Refuses a name that stands twice: the last would win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = sorted({str(name) for name in names if names.count(name) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 @dataclass(kw_only=True)
@@ -59,7 +72,7 @@ def read_fleet(path: Path) -> Fleet:
     try:
         if path.stat().st_size > MAX_FILE:
             raise ConfigError(f"{path}: a fleet file has at most {MAX_FILE} bytes.")
-        plain = yaml.safe_load(path.read_text("utf-8"))
+        plain = yaml.load(path.read_text("utf-8"), _Once)  # noqa: S506 - a safe loader
     except FileNotFoundError:
         raise ConfigError(f"no fleet file {path}. A small one:\n\n{SAMPLE}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -74,8 +87,8 @@ def parse_fleet(plain: Any, base: Path, who: str = "fleet") -> Fleet:
     lines = _mapping(plain.get("lines", {}), f"{who}: lines")
     if not lines:
         raise ConfigError(f"{who}: no lines. A small fleet file:\n\n{SAMPLE}")
-    store = (base / str(plain.get("store", "everline-data"))).resolve()
-    tracking = _tracking(str(plain.get("tracking") or f"sqlite:///{store}/mlflow.db"), base)
+    store = (base / _text(plain, "store", "everline-data", who)).resolve()
+    tracking = _tracking(_text(plain, "tracking", f"sqlite:///{store}/mlflow.db", who), base)
     return Fleet(store=store, tracking=tracking, lines={str(n): parse_line(str(n), s, who) for n, s in lines.items()})
 
 
@@ -95,6 +108,13 @@ def _tracking(uri: str, base: Path) -> str:
     """A relative sqlite path starts at the fleet file's folder, as every other path in it."""
     prefix = "sqlite:///"
     return f"{prefix}{(base / uri.removeprefix(prefix)).resolve()}" if uri.startswith(prefix) else uri
+
+
+def _text(plain: Mapping[str, Any], name: str, default: str, who: str) -> str:
+    value = plain.get(name) or default
+    if not isinstance(value, str):
+        raise ConfigError(f"{who}: {name} must be text, got {value!r}.")
+    return value
 
 
 def _mapping(plain: Any, who: str) -> Mapping[str, Any]:

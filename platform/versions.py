@@ -104,8 +104,15 @@ class Versions:
 
     def rollback(self, version: int | None = None) -> int:
         """Makes `version` current, or else the newest that is older than the current. Raises UnknownVersion."""
+        number = self.target(version)
         with self._answering("roll back"):
-            known = [int(v.version) for v in self._search()]
+            self._make_current(number)
+        return number
+
+    def target(self, version: int | None = None) -> int:
+        """Where `rollback` would lead. Raises UnknownVersion."""
+        with self._answering("roll back"):
+            known = self._numbers()
             if version is None:
                 now = self._aliases().get(CURRENT, 0)
                 version = next((v for v in known if v < now), None)
@@ -113,7 +120,6 @@ class Versions:
                     raise UnknownVersion(f"line {self.line}: no version is older than {now}; {_valid(known)}.")
             if version not in known:
                 raise UnknownVersion(f"line {self.line}: no version {version}; {_valid(known)}.")
-            self._make_current(version)
         return version
 
     def load(self, version: int) -> tuple[State, Calibration]:

@@ -82,7 +82,10 @@ def test_killed_again_and_a_third_time(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_a_clean_state(folder: Path) -> None:
+def test_ctrl_c_leaves_a_clean_state(folder: Path, parts: list[bytes]) -> None:
+    for index, data in enumerate(parts):  # more than any machine gets through before the signal comes
+        for copy in range(10):
+            (folder / "images" / f"{index:03d}-{copy}.png").write_bytes(data)
     process = start(folder, "stream", "mono", "images")
     log = line_folder(folder / "store", "mono")
     while len(LogReader(log)) < 10 and process.poll() is None:

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 from everline.methods.conformance import images
 from everline.methods.detector import State
-from everline.methods.errors import ConfigError, ImageError, NoSpace, SecondWriter, TrackingError, UnknownVersion
+from everline.methods.errors import (
+    ConfigError,
+    ImageError,
+    NoSpace,
+    SecondWriter,
+    StateError,
+    TrackingError,
+    UnknownVersion,
+)
 from everline.platform.calibration import Calibration
 from everline.platform.line import Line
 from everline.platform.log import LogReader, LogWriter, verify
@@ -41,12 +49,15 @@ class Shelf:
     def current(self) -> int | None:
         return self.alias
 
-    def rollback(self, version: int | None = None) -> int:
+    def target(self, version: int | None = None) -> int:
         number = version if version is not None else (self.alias or 0) - 1
         if not 1 <= number <= len(self.kept):
             raise UnknownVersion(f"no version {number}")
-        self.alias = number
         return number
+
+    def rollback(self, version: int | None = None) -> int:
+        self.alias = self.target(version)
+        return self.alias
 
 
 def png(index: int, defect: bool = False) -> bytes:
@@ -228,6 +239,51 @@ def test_rollback_is_a_record_and_survives(opened: Callable[..., Line]) -> None:
     assert line.status()["version"] == 1
     assert shelf.alias == 1
     assert line.inspect(png(70), "next").version == 1
+
+
+def test_a_rollback_drops_the_candidate(opened: Callable[..., Line]) -> None:
+    line = opened()
+    send(line, 0, 52)
+    line.settle()
+    assert line.fold.candidate is not None
+    line.rollback(1)
+    line.settle()
+    assert line.fold.candidate is None
+    assert line.status()["version"] == 1
+
+
+def test_other_images_under_the_same_tracking_give_other_versions(opened: Callable[..., Line]) -> None:
+    shelf = Shelf()
+    send(opened(shelf, store="first"), 0, 50)
+    other = opened(shelf, store="second")
+    for index in range(50):
+        other.inspect(STREAM[59 - index], f"i{index}")
+    assert len(shelf.kept) == 2
+    assert other.status()["version"] == 2
+
+
+def test_a_record_that_was_applied_in_part_is_not_applied_again(
+    opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("out of memory")
+
+    shelf = Shelf()
+    line = opened(shelf)
+    with monkeypatch.context() as patch:
+        patch.setattr("everline.platform.fold.restore", fail)  # just after the 25th image was learned
+        send(line, 0, 25)
+        with pytest.raises(RuntimeError):
+            line.settle()
+        with pytest.raises(StateError, match="in part"):
+            send(line, 25, 26)
+        line.checkpoint()
+    die(line)
+    line = opened(shelf)
+    send(line, 25, 26)
+    line.settle()
+    assert line.status()["images_learned"] == 26
+    assert line.fold.counts["inspected"] == 26
 
 
 def test_rollback_to_nowhere_is_an_error_and_no_record(opened: Callable[..., Line]) -> None:

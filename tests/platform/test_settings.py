@@ -37,6 +37,8 @@ def test_a_server_address_stays_as_it_is(tmp_path: Path) -> None:
         ({"lines": {"a": {"methd": "padim"}}}, "line a.*'methd'; did you mean method"),
         ({"lines": {"a": {"method": "padmi"}}}, "'padmi'; did you mean padim"),
         ({"lines": {"a": {"params": {"sede": 1}}}}, "'sede'; did you mean.*seed"),
+        ({"lines": {"a": {"params": {"device": "cpu"}}}}, "setting of the line"),
+        ({"store": [1, 2], "lines": {"a": {}}}, "store must be text"),
         ({"lines": {"a": {"false_reject_rate": 2}}}, "false_reject_rate must be in"),
         ({"lines": {"a": {"threads": "many"}}}, "threads must be a whole number"),
     ],
@@ -51,7 +53,7 @@ def test_a_missing_file_shows_a_sample(tmp_path: Path) -> None:
         read_fleet(tmp_path / "fleet.yaml")
 
 
-@pytest.mark.parametrize("text", ["a: [", "!!python/object/apply:os.system ['true']", "\x00"])
+@pytest.mark.parametrize("text", ["a: [", "lines: {a: {}, a: {}}", "!!python/object/apply:os.system ['true']", "\x00"])
 def test_hostile_yaml_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "f.yaml").write_text(text)
     with pytest.raises(ConfigError):
