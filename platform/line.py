@@ -105,17 +105,21 @@ class Line:
         self.name, self.settings, self.versions = name, settings, versions
         self.folder = line_folder(store, name)
         self.writer = LogWriter.open(self.folder)
-        self.reader = LogReader(self.folder)
-        self.ids: dict[str, int] = self.reader.ids()
-        self.checkpoints = Checkpoints(self.folder / "checkpoints")
-        self.fold = self._fresh_fold()
-        self.scorer: Scorer | None = None
-        self._features: OrderedDict[int, Tensor] = OrderedDict()  # of records that are not applied yet
-        self._pending: list[Record] = []
-        self._outbox: list[Publish] = []
-        self.broken = ""  # why the fold cannot be trusted any more; what is in the log is safe
-        self._retry_at = 0.0  # monotonic seconds; before that MLflow is not asked again
-        self._recover()
+        try:
+            self.reader = LogReader(self.folder)
+            self.ids: dict[str, int] = self.reader.ids()
+            self.checkpoints = Checkpoints(self.folder / "checkpoints")
+            self.fold = self._fresh_fold()
+            self.scorer: Scorer | None = None
+            self._features: OrderedDict[int, Tensor] = OrderedDict()  # of records that are not applied yet
+            self._pending: list[Record] = []
+            self._outbox: list[Publish] = []
+            self.broken = ""  # why the fold cannot be trusted any more; what is in the log is safe
+            self._retry_at = 0.0  # monotonic seconds; before that MLflow is not asked again
+            self._recover()
+        except BaseException:  # whoever tries again must find the log free
+            self.writer.release()
+            raise
 
     def inspect(
         self, data: bytes, id: str, *, learn: bool = True, judged: tuple[Tensor, dict[str, Any] | None] | None = None
@@ -179,6 +183,7 @@ class Line:
         self.settle()
         number = self.versions.target(version)
         scorer = Scorer(number, *self.versions.load(number), self.settings.device)
+        self._outbox.clear()  # what waits to be published is no newer than what is turned down
         self._append_event("rollback", number)  # first: recovery moves the alias to what the log says
         self.scorer = scorer
         return self.versions.rollback(number)
@@ -318,6 +323,8 @@ class Line:
                 undone = {self._key(ready): ready}  # an older one that never went out is superseded
             if record.kind == "publish":
                 undone.pop(record.data.get("key", ""), None)
+            elif record.kind == "rollback":
+                undone.clear()
         if self.fold.current is not None:
             try:
                 kept = self.versions.load(self.fold.current)

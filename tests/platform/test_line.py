@@ -214,6 +214,18 @@ def test_mlflow_down_does_not_stop_the_line(opened: Callable[..., Line], monkeyp
     assert line.status()["version"] == 1
 
 
+def test_a_line_that_could_not_start_leaves_the_log_free(opened: Callable[..., Line]) -> None:
+    shelf = Shelf()
+    line = opened(shelf)
+    send(line, 0, 50)
+    die(line)
+    shelf.load = lambda version: (_ for _ in ()).throw(TrackingError("down"))  # type: ignore[method-assign]
+    with pytest.raises(TrackingError):
+        opened(shelf)
+    del shelf.load
+    assert opened(shelf).status()["version"] == 1
+
+
 def test_a_version_that_waited_goes_out_after_a_restart(opened: Callable[..., Line]) -> None:
     shelf = Shelf()
     shelf.down = True
