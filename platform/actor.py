@@ -138,7 +138,7 @@ def start_line(name: str, fleet: Fleet) -> tuple[Any, bool]:
     except UnknownLine:
         kind: Any = ray.remote(LineActor)
         actor = kind.options(
-            name=_actor_name(name, fleet.store),
+            name=actor_name(name, fleet.store),
             namespace=NAMESPACE,
             max_restarts=-1,
             max_concurrency=64,
@@ -153,12 +153,12 @@ def start_line(name: str, fleet: Fleet) -> tuple[Any, bool]:
 def line_handle(name: str, store: Path) -> Any:
     """The handle of a running line of the fleet that keeps its logs in `store`. Raises UnknownLine."""
     try:
-        return ray.get_actor(_actor_name(name, store), namespace=NAMESPACE)
+        return ray.get_actor(actor_name(name, store), namespace=NAMESPACE)
     except ValueError:
         raise UnknownLine(f"line {name!r} does not run here.") from None
 
 
-def _actor_name(name: str, store: Path) -> str:
+def actor_name(name: str, store: Path) -> str:
     """Two fleets of one cluster may both have a line of that name; a log has one writer."""
     return f"line:{hashlib.sha256(str(store).encode()).hexdigest()[:12]}:{name}"
 

@@ -19,7 +19,7 @@ from everline.deploy.app import Args, build
 from everline.deploy.server import check_port, free_port, start_server, stop_server
 from everline.methods import registry
 from everline.methods.errors import ConfigError, PortInUse
-from everline.platform.actor import NAMESPACE
+from everline.platform.actor import NAMESPACE, actor_name
 from everline.platform.calibration import Calibration
 from everline.platform.images import prepare
 from everline.platform.settings import Fleet, LineSettings
@@ -46,7 +46,7 @@ def publish(tracking: str, key: str, seed: int) -> int:
     )
 
 
-def start_double(tracking: str) -> Any:
+def start_double(tracking: str, store: Path) -> Any:
     """A line's actor that records nothing; defined here so that it travels by value."""
 
     class Double:
@@ -60,7 +60,7 @@ def start_double(tracking: str) -> Any:
         async def status(self) -> dict[str, Any]:
             return {"line": "mono"}
 
-    return ray.remote(Double).options(name="line:mono", namespace=NAMESPACE, num_cpus=0).remote()
+    return ray.remote(Double).options(name=actor_name("mono", store), namespace=NAMESPACE, num_cpus=0).remote()
 
 
 @dataclass
@@ -101,7 +101,7 @@ def served(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     prepare_tracking(tracking)
     publish(tracking, "first", 10)
     fleet = Fleet(store=folder, tracking=tracking, lines={"mono": LineSettings(method="padim", params=PARAMS)})
-    actor = start_double(tracking)
+    actor = start_double(tracking, folder)
     port = free_port()
     assert start_server(fleet, port=port) == f"http://127.0.0.1:{port}"
     yield Served(port, tracking, actor, fleet)
@@ -159,7 +159,7 @@ def test_a_dead_line_is_a_503_until_it_is_back(served: Served) -> None:
     status, headers, body = served.ask("POST", "/lines/mono/inspect", png(1))
     assert (status, headers["retry-after"], body["error"]["code"]) == (503, "2", "line_down")
     assert served.ask("GET", "/health")[0] == 200
-    served.actor = start_double(served.tracking)
+    served.actor = start_double(served.tracking, served.fleet.store)
     served.until(lambda: served.ask("POST", "/lines/mono/inspect", png(1))[0] == 200)
 
 
