@@ -30,7 +30,9 @@ def folder(tmp_path: Path, parts: list[bytes]) -> Path:
 
 
 def start(folder: Path, *args: str) -> "subprocess.Popen[str]":
-    code = "from everline.pipelines.main import main; main()"
+    # A shell that starts the tests in the background has them ignore Ctrl-C, and their children too.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{listen}; from everline.pipelines.main import main; main()"
     env = {**os.environ, "RAY_ADDRESS": "local"}  # not the cluster of the other tests
     return subprocess.Popen(
         [sys.executable, "-c", code, *args],
