@@ -3,7 +3,7 @@
 import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,6 +50,36 @@ def parts() -> list[bytes]:
 def more_parts() -> list[bytes]:
     """Forty others."""
     return [encoded(index) for index in range(60, 100)]
+
+
+@pytest.fixture(scope="session")
+def write_disc() -> Callable[..., Path]:
+    """Writes a small task in MVTec layout: write(root, train, good, bad, masks=False) -> root.
+
+    Discs that are good, or scratched (kind `scratch`); a mask is a scratch's surroundings.
+    """
+    import numpy as np
+    from everline.methods.conformance import images
+    from PIL import Image
+
+    def save(folder: Path, count: int, seed: int, defect: bool = False) -> None:
+        folder.mkdir(parents=True)
+        for n, one in enumerate(images(count, seed, defect)):
+            Image.fromarray(one.permute(1, 2, 0).numpy()).save(folder / f"{n:03}.png")
+
+    def write(root: Path, train: int, good: int, bad: int, masks: bool = False) -> Path:
+        save(root / "train/good", train, 1)
+        save(root / "test/good", good, 2)
+        save(root / "test/scratch", bad, 3, defect=True)
+        if masks:
+            (root / "ground_truth/scratch").mkdir(parents=True)
+            mask = np.zeros((64, 64), np.uint8)
+            mask[18:48, 18:42] = 255
+            for n in range(bad):
+                Image.fromarray(mask).save(root / f"ground_truth/scratch/{n:03}_mask.png")
+        return root
+
+    return write
 
 
 @pytest.fixture(scope="session")

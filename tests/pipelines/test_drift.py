@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from everline.methods.conformance import images
 from everline.methods.errors import ConfigError, UnknownName
 from everline.methods.padim import PaDiM
 from everline.pipelines.bench import Features
@@ -82,19 +81,9 @@ def test_levels_are_read_and_checked() -> None:
         Drift.parse("noise=much")
 
 
-def save(folder: Path, count: int, seed: int, defect: bool = False) -> None:
-    folder.mkdir(parents=True)
-    for n, one in enumerate(images(count, seed, defect)):
-        Image.fromarray(one.permute(1, 2, 0).numpy()).save(folder / f"{n:03}.png")
-
-
 @pytest.fixture(scope="module")
-def disc(tmp_path_factory: pytest.TempPathFactory) -> Task:
-    root = tmp_path_factory.mktemp("data") / "disc"
-    save(root / "train/good", 6, 1)
-    save(root / "test/good", 4, 2)
-    save(root / "test/scratch", 5, 3, defect=True)
-    return read_folder(root)
+def disc(tmp_path_factory: pytest.TempPathFactory, write_disc: Callable[..., Path]) -> Task:
+    return read_folder(write_disc(tmp_path_factory.mktemp("data") / "disc", 6, 4, 5))
 
 
 def make() -> PaDiM:

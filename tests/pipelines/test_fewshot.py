@@ -9,7 +9,6 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from everline.methods.conformance import images
 from everline.methods.detector import Detector, Learned, Scores, Traits
 from everline.methods.errors import ConfigError, DataError
 from everline.methods.padim import PaDiM
@@ -17,31 +16,15 @@ from everline.pipelines.bench import Bench, Panel
 from everline.pipelines.datasets import Sample, Task, read_folder
 from everline.pipelines.fewshot import FewShot, mean_of_sessions
 from everline.pipelines.results import METRICS
-from PIL import Image
 from torch import Tensor
 
 SHORT = FewShot(shots=4, ratio=3, session=9, batch=4)
 
 
-def save(folder: Path, count: int, seed: int, defect: bool = False) -> None:
-    folder.mkdir(parents=True)
-    for n, one in enumerate(images(count, seed, defect)):
-        Image.fromarray(one.permute(1, 2, 0).numpy()).save(folder / f"{n:03}.png")
-
-
 @pytest.fixture(scope="module")
-def disc(tmp_path_factory: pytest.TempPathFactory) -> Task:
+def disc(tmp_path_factory: pytest.TempPathFactory, write_disc: Callable[..., Path]) -> Task:
     """20 images to learn, 5 good and 12 defective ones to judge; at 3 to 1: 4 shots, a stream of 21 and 7."""
-    root = tmp_path_factory.mktemp("data") / "disc"
-    save(root / "train/good", 20, 1)
-    save(root / "test/good", 5, 2)
-    save(root / "test/scratch", 12, 3, defect=True)
-    (root / "ground_truth/scratch").mkdir(parents=True)
-    mask = np.zeros((64, 64), np.uint8)
-    mask[18:48, 18:42] = 255
-    for n in range(12):
-        Image.fromarray(mask).save(root / f"ground_truth/scratch/{n:03}_mask.png")
-    return read_folder(root)
+    return read_folder(write_disc(tmp_path_factory.mktemp("data") / "disc", 20, 5, 12, masks=True))
 
 
 class Cheat(PaDiM):

@@ -1,6 +1,7 @@
 """The protocol offline, and any protocol with several seeds."""
 
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -8,7 +9,6 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from everline.methods.conformance import images
 from everline.methods.detector import Detector, Learned, Traits
 from everline.methods.errors import ConfigError
 from everline.methods.padim import PaDiM
@@ -18,24 +18,13 @@ from everline.pipelines.datasets import Task, read_folder
 from everline.pipelines.protocols import Offline, Online
 from everline.pipelines.results import METRICS
 from everline.pipelines.seeds import over_seeds
-from PIL import Image
 from torch import Tensor
 
 
-def save(folder: Path, count: int, seed: int, defect: bool = False) -> None:
-    folder.mkdir(parents=True)
-    for n, one in enumerate(images(count, seed, defect)):
-        Image.fromarray(one.permute(1, 2, 0).numpy()).save(folder / f"{n:03}.png")
-
-
 @pytest.fixture(scope="module")
-def disc(tmp_path_factory: pytest.TempPathFactory) -> Task:
+def disc(tmp_path_factory: pytest.TempPathFactory, write_disc: Callable[..., Path]) -> Task:
     """9 images to learn, 4 good and 5 defective ones to judge, without masks."""
-    root = tmp_path_factory.mktemp("data") / "disc"
-    save(root / "train/good", 9, 1)
-    save(root / "test/good", 4, 2)
-    save(root / "test/scratch", 5, 3, defect=True)
-    return read_folder(root)
+    return read_folder(write_disc(tmp_path_factory.mktemp("data") / "disc", 9, 4, 5))
 
 
 class Noted(PaDiM):

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from everline.methods.conformance import images
 from everline.methods.detector import Detector, Learned, Scores, Traits
 from everline.methods.errors import ConfigError, DataError, NotLearned
 from everline.methods.metrics import evaluate
@@ -77,25 +77,10 @@ class Spy(MeanImage):
         self.seen.append((id(self), what, tuple(features.flatten().tolist())))
 
 
-def save(folder: Path, count: int, seed: int, defect: bool = False) -> None:
-    folder.mkdir(parents=True)
-    for n, one in enumerate(images(count, seed, defect)):
-        Image.fromarray(one.permute(1, 2, 0).numpy()).save(folder / f"{n:03}.png")
-
-
 @pytest.fixture(scope="module")
-def disc(tmp_path_factory: pytest.TempPathFactory) -> Task:
+def disc(tmp_path_factory: pytest.TempPathFactory, write_disc: Callable[..., Path]) -> Task:
     """A task of 11 images to learn, 5 good and 6 defective ones to judge; masks are the scratches' surroundings."""
-    root = tmp_path_factory.mktemp("data") / "disc"
-    save(root / "train/good", 11, 1)
-    save(root / "test/good", 5, 2)
-    save(root / "test/scratch", 6, 3, defect=True)
-    (root / "ground_truth/scratch").mkdir(parents=True)
-    mask = np.zeros((64, 64), np.uint8)
-    mask[18:48, 18:42] = 255
-    for n in range(6):
-        Image.fromarray(mask).save(root / f"ground_truth/scratch/{n:03}_mask.png")
-    return read_folder(root)
+    return read_folder(write_disc(tmp_path_factory.mktemp("data") / "disc", 11, 5, 6, masks=True))
 
 
 def make() -> MeanImage:
