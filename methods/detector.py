@@ -52,6 +52,7 @@ class Learned:
     loss: float = float("nan")  # NaN where the method has none
     kept: int = 0  # rows (vectors, nodes, ...) that the state holds now
     detail: dict[str, float] = field(default_factory=dict)
+    admitted: Tensor | None = None  # bool (B, h, w): the patches believed to be normal; None: the method never asks
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .detector import FeatureDetector, Learned, Scores, Traits
-from .errors import ConfigError, NotLearned
+from .errors import ConfigError
 from .params import param
 
 _OWN = 4  # patches of the first images that there must be for each node: fewer say nothing of its spread
@@ -222,19 +222,6 @@ class KNG(FeatureDetector):
         """What the gas goes by."""
         return Rules(self.threshold, self.ageing, self.age_max)
 
-    def admits(self, features: Tensor) -> Tensor:
-        """bool (B, h, w): patches that `learn` would take in, were each image the next one. Pure.
-
-        With masks at hand it gives the shares of normal and defective patches admitted. Raises NotLearned
-        and ConfigError as `score` does. Before the gas is founded the provisional one answers.
-        """
-        self._check(features)
-        if not self.ready:
-            raise NotLearned("kng: nothing learned yet; learn from at least one normal image first.")
-        with torch.inference_mode():
-            patches, gas = self._patches(features.to(self.device)).flatten(0, 1), self._answering()
-            return gas.admits(patches, gas.nearest_two(patches)[0]).reshape(-1, *self._shape[1:])
-
     def _score(self, features: Tensor) -> Scores:
         patches = self._patches(features)
         gas = self._answering()
@@ -246,14 +233,15 @@ class KNG(FeatureDetector):
         if self._shape == (0, 0, 0):
             self._open(tuple(features.shape[1:]), features.device)
         patches = self._patches(features)
+        admitted = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)  # the first ones all are
         rest = self._keep_first(patches)
-        gas, admitted = self._gas, patches[: len(patches) - len(rest)].shape[:2].numel()
-        if gas is None:
-            return Learned(images=len(features), kept=self._waiting, detail={"admitted": 1.0, "edges": 0.0})
-        for some in rest.split(self.batch):
-            admitted += int(gas.update(some.flatten(0, 1)).sum())
-        share = admitted / patches.shape[:2].numel()
-        return Learned(images=len(features), kept=len(gas.centres), detail={"admitted": share, "edges": gas.edges})
+        if self._gas is not None:
+            into = admitted[len(patches) - len(rest) :].split(self.batch)
+            for some, said in zip(rest.split(self.batch), into, strict=True):
+                said.copy_(self._gas.update(some.flatten(0, 1)).view_as(said))
+        kept, edges = (self._waiting, 0) if self._gas is None else (len(self._gas.centres), self._gas.edges)
+        detail = {"admitted": float(admitted.float().mean()), "edges": float(edges)}
+        return Learned(images=len(features), kept=kept, detail=detail, admitted=admitted.unflatten(1, self._shape[1:]))
 
     def _open(self, shape: tuple[int, ...], device: torch.device) -> None:
         """Fixes the features' shape (C, h, w), and what the channels are reduced to."""

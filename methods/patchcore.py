@@ -114,13 +114,18 @@ class PatchCore(FeatureDetector):
         if self._grid == (0, 0):
             self._open(features)
         self._same_shape(features)
-        before = self._taken
+        counts = [self._taken]
         for one in features:
             self._take(one.flatten(1).T)
+            counts.append(self._taken)
         self._selected = None
-        taken = self._taken - before
-        detail = {"refused": float(len(features) - taken)}
-        return Learned(images=taken, kept=len(self._bank) or len(self._pool), detail=detail)
+        taken = torch.tensor(counts).diff().bool()
+        return Learned(
+            images=int(taken.sum()),
+            kept=len(self._bank) or len(self._pool),
+            detail={"refused": float((~taken).sum())},
+            admitted=taken[:, None, None].expand(-1, *self._grid),
+        )
 
     def _take(self, patches: Tensor) -> None:
         """One image, (P, C)."""

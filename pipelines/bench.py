@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..methods.detector import Detector
+from ..methods.detector import Detector, Learned
 from ..methods.errors import DataError, ImageError
 from ..methods.metrics import evaluate
 from ..platform.images import prepare
@@ -118,13 +118,14 @@ class Bench:
         self.features = features or Features(make, keep)
         self.clock = Clock()
 
-    def learn(self, learner: Detector, paths: Sequence[Path], drift: Drift | None = None) -> None:
-        """One call of `learn` with the features of these images."""
+    def learn(self, learner: Detector, paths: Sequence[Path], drift: Drift | None = None) -> Learned:
+        """One call of `learn` with the features of these images, and what it reports."""
         again = self.features.again
         features = torch.cat([self.features.get(path, drift, again) for path in paths])
         with self.clock("learn", len(paths)):
-            learner.learn(features)
+            learned = learner.learn(features)
             _done(features)
+        return learned
 
     def judge(self, learner: Detector, panel: "Panel", drift: Drift | None = None, told: Told | None = None) -> Judged:
         """Scores every image of a panel, one by one, by a copy of the learner.

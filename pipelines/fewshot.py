@@ -10,6 +10,7 @@ import numpy as np
 
 from ..methods.detector import Detector
 from ..methods.errors import ConfigError, DataError
+from .admission import Admission
 from .bench import Bench, Features, Judged, Make, Panel, Told, untold
 from .course import Protocol, Sink, check_shots, draw, finish, nowhere
 from .datasets import Sample, Task
@@ -26,6 +27,7 @@ class FewShot(Protocol):
 
     `metrics` are means over sessions (of each figure, those sessions that have it); the part `whole stream` has the
     figures over all images at once. `offline`: the same detector, not learning after the shots, on the same stream.
+    `admitted`: of a method that says which patches it believes, the shares of the stream's that it learned.
     """
 
     shots: int = 10
@@ -75,7 +77,8 @@ class FewShot(Protocol):
         sink("offline", still)
         for name in ("score", "learn"):
             bench.clock.reset(name)  # what is reported is the time with learning
-        judged, learner = self.flow(bench, panel, shots, learns=True)
+        admission = Admission()
+        judged, learner = self.flow(bench, panel, shots, learns=True, admission=admission)
         curve, offline = self._curve(judged), mean_of_sessions(self._curve(still))
         record = finish(task.name, len(shots), bench, learner, judged, curve)
         return replace(
@@ -84,10 +87,16 @@ class FewShot(Protocol):
             offline=offline,
             parts=[Part("whole stream", judged.figures(), still.figures())],
             defects=int(panel.labels.sum()),
+            admitted=admission.shares,
         ), judged
 
-    def flow(self, bench: Bench, panel: Panel, shots: Sequence[Path], learns: bool) -> tuple[Judged, Detector]:
-        """The stream once: each batch of a session is judged by the state before it, and then learned (if at all)."""
+    def flow(
+        self, bench: Bench, panel: Panel, shots: Sequence[Path], learns: bool, admission: Admission | None = None
+    ) -> tuple[Judged, Detector]:
+        """The stream once: each batch of a session is judged by the state before it, and then learned (if at all).
+
+        What the learner reports of the stream's patches goes to `admission`.
+        """
         learner, count = bench.make(), len(panel.samples)
         if learns and not learner.traits.learns_per_image:
             raise ConfigError(f"{learner.name}: it cannot go on learning, as the protocol fewshot asks.")
@@ -98,9 +107,12 @@ class FewShot(Protocol):
             def told(stage: str, n: int, of: int, start: int = start) -> None:
                 bench.told("stream" if learns else "stream, not learning", start + n, count)
 
-            done.append(bench.judge(learner, panel.part(start, end), told=told))
+            batch = panel.part(start, end)
+            done.append(bench.judge(learner, batch, told=told))
             if learns:
-                bench.learn(learner, [sample.path for sample in panel.samples[start:end]])
+                learned = bench.learn(learner, [sample.path for sample in batch.samples])
+                if admission is not None:
+                    admission.add(learned.admitted, batch.masks)
         return Judged.joined(done), learner
 
     def _steps(self, count: int) -> list[tuple[int, int]]:

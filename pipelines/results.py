@@ -11,8 +11,10 @@ What only some protocols have stands behind these, and is left out where it is n
 
 of a task   "offline": the figures of the same detector not learning (drift: not under the drift; fewshot: after the
             shots). "parts": [{"name", "metrics", "offline"}], the figures of one drift, or of the whole stream.
-            "defects": how many of the n_test images are. With several seeds all figures are means over them, and
-            "deviation" (the sample's, of each figure) and "runs": [{"seed", "metrics", "offline"}] are there.
+            "defects": how many of the n_test images are. "admitted": {"normal", "defective"}, shares of the patches
+            that a stream offered and the learner believed to be normal. With several seeds all figures are means
+            over them, and "deviation" (the sample's, of each figure) and "runs": [{"seed", "metrics", "offline"}]
+            are there.
 of the run  "options": the protocol's. "seeds". "offline": mean over tasks. "deviation": over seeds, of the mean over
             tasks.
 """
@@ -35,7 +37,8 @@ from ..methods.errors import DataError, StoreError
 
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro", "pixel_f1")
 TIMES = ("backbone", "score", "learn")
-OPTIONAL = ("offline", "parts", "defects", "deviation", "runs")  # left out of a record where there is nothing
+ADMITTED = ("normal", "defective")
+OPTIONAL = ("offline", "parts", "defects", "admitted", "deviation", "runs")  # left out where there is nothing
 MAX_BYTES = 64 * 2**20
 T = TypeVar("T")
 
@@ -75,6 +78,7 @@ class TaskResult:
     offline: Mapping[str, float] | None = None
     parts: Sequence[Part] = field(default_factory=list)
     defects: int | None = None
+    admitted: Mapping[str, float] | None = None
     deviation: Mapping[str, float] | None = None
     runs: Sequence[SeedRun] = field(default_factory=list)
 
@@ -152,9 +156,9 @@ class Result:
         )
 
 
-def mean_figures(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def mean_figures(rows: Sequence[Mapping[str, float]], names: Sequence[str] = METRICS) -> dict[str, float]:
     """The mean of each figure over at least one row; NaN where a row has none."""
-    return {name: sum(row[name] for row in rows) / len(rows) for name in METRICS}
+    return {name: sum(row[name] for row in rows) / len(rows) for name in names}
 
 
 def deviations(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -246,9 +250,9 @@ class _Row:
         row = _Row(self.get(name, dict), f"{self.who}: {name}")
         return {key: row.figure(key) for key in wanted}
 
-    def some_figures(self, name: str) -> dict[str, float] | None:
+    def some_figures(self, name: str, wanted: Sequence[str] = METRICS) -> dict[str, float] | None:
         """Figures that need not be there."""
-        return self.figures(name, METRICS) if name in self.plain else None
+        return self.figures(name, wanted) if name in self.plain else None
 
     def rows(self, name: str) -> "list[_Row]":
         """Objects of a list that need not be there."""
@@ -282,6 +286,7 @@ def _task(plain: Any, who: str) -> TaskResult:
             for p in row.rows("parts")
         ],
         defects=row.get("defects", int) if "defects" in row.plain else None,
+        admitted=row.some_figures("admitted", ADMITTED),
         deviation=row.some_figures("deviation"),
         runs=[
             SeedRun(r.get("seed", int), r.figures("metrics", METRICS), r.some_figures("offline"))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from .bench import Features, Judged, Make, Told
 from .course import Protocol, Sink
 from .datasets import Task
-from .results import METRICS, Part, SeedRun, TaskResult, deviations, mean_figures
+from .results import ADMITTED, METRICS, Part, SeedRun, TaskResult, deviations, mean_figures
 
 
 def over_seeds(
@@ -39,6 +39,7 @@ def pooled(seeds: Sequence[int], done: Sequence[TaskResult]) -> TaskResult:
         return first
     metrics = [one.metrics for one in done]
     offline = [one.offline for one in done if one.offline is not None]
+    admitted = [one.admitted for one in done if one.admitted is not None]
     return replace(
         first,
         metrics=mean_figures(metrics),
@@ -47,6 +48,7 @@ def pooled(seeds: Sequence[int], done: Sequence[TaskResult]) -> TaskResult:
         state_bytes=round(sum(one.state_bytes for one in done) / len(done)),
         offline=mean_figures(offline) if offline else None,
         parts=[_part([one.parts[n] for one in done]) for n in range(len(first.parts))],
+        admitted=mean_figures(admitted, ADMITTED) if admitted else None,
         deviation=deviations(metrics),
         runs=[SeedRun(seed, one.metrics, one.offline) for seed, one in zip(seeds, done, strict=True)],
     )

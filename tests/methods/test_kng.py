@@ -7,7 +7,7 @@ import pytest
 import torch
 from everline.methods.conformance import same
 from everline.methods.detector import State
-from everline.methods.errors import ConfigError, NotLearned, StateError
+from everline.methods.errors import ConfigError, StateError
 from everline.methods.kng import KNG, Gas, Rules, _by_owner, aged, thresholds
 from scipy.spatial.distance import cdist, mahalanobis
 from sklearn.cluster import KMeans
@@ -33,6 +33,14 @@ def founded(rules: Rules | None = None, nodes: int = 20, epochs: int = 4) -> Gas
 
 def kng(**params: int | float | str) -> KNG:
     return KNG(**{"size": 32, "sigma": 0.0, "shots": 3, "nodes": 12, **params})  # type: ignore[arg-type]
+
+
+def near_enough(state: dict[str, Tensor], images: Tensor) -> Tensor:
+    """bool (B, h, w): patches within the threshold of their nearest node, from the numbers of a state."""
+    rows = images[:, state["reduce"]].flatten(2).mT.flatten(0, 1).numpy()
+    away = cdist(rows, state["centres"].numpy())
+    inside = away.min(1) <= state["thresholds"].numpy()[away.argmin(1)]
+    return torch.from_numpy(inside).view(len(images), SIDE, SIDE)
 
 
 def scatter_of(gas: Gas, node: int) -> np.ndarray:
@@ -186,7 +194,7 @@ def test_every_row_is_in_one_group_of_its_owner(count: int) -> None:
 def test_equal_patches_found_and_are_admitted() -> None:
     detector = kng()
     detector.learn(torch.ones(5, CHANNELS, SIDE, SIDE))
-    assert bool(detector.admits(torch.ones(1, CHANNELS, SIDE, SIDE)).all())
+    assert detector.learn(torch.ones(1, CHANNELS, SIDE, SIDE)).detail["admitted"] == 1
     assert bool(torch.isfinite(detector.score(features(2, 1)).image).all())
 
 
@@ -218,22 +226,21 @@ def test_the_rules_hold_still_for_one_batch() -> None:
     each, both = kng(), kng(batch=2)
     for detector in (each, both):
         detector.learn(features(3, 1))
-    seen = both.admits(data[:2])
-    assert both.learn(data[:2]).detail["admitted"] == float(seen.float().mean())
+    state = both.state().tensors
+    assert torch.equal(both.learn(data[:2]).admitted, near_enough(state, data[:2]))
     each.learn(data[:2])
     assert not torch.equal(each.state().tensors["centres"], both.state().tensors["centres"])
 
 
-def test_learn_reports_what_admits_says_and_admits_changes_nothing() -> None:
+def test_learn_reports_the_patches_near_enough_to_what_is_known() -> None:
     detector, image = kng(threshold="min"), features(1, 4)
-    with pytest.raises(NotLearned, match="normal image"):
-        detector.admits(image)
-    detector.learn(features(3, 1))
-    before = detector.state()
-    says = detector.admits(image)
-    assert says.shape == (1, SIDE, SIDE) and says.dtype == torch.bool and same(before, detector.state())
+    first = detector.learn(features(2, 1)).admitted
+    assert first is not None and first.shape == (2, SIDE, SIDE) and bool(first.all())  # nothing to judge them by yet
+    detector.learn(features(1, 1))
+    wanted = near_enough(detector.state().tensors, image)
     learned = detector.learn(image)
-    assert 0 < learned.detail["admitted"] == float(says.float().mean()) < 1
+    assert torch.equal(learned.admitted, wanted) and learned.detail["admitted"] == float(wanted.float().mean())
+    assert 0 < learned.detail["admitted"] < 1
     assert learned.kept == 12 and learned.detail["edges"] == int((detector.state().tensors["ages"] >= 0).sum()) // 2
 
 
@@ -243,9 +250,9 @@ def test_far_patches_stay_out_and_none_lets_them_in() -> None:
     for kind, enters in (("max", False), ("mean", False), ("none", True)):
         detector = kng(threshold=kind)
         detector.learn(features(3, 1))
-        assert bool(detector.admits(odd)[0, 2:4, 2:4].any()) is enters
         scores = detector.score(odd).image
-        detector.learn(odd)
+        admitted = detector.learn(odd).admitted
+        assert admitted is not None and bool(admitted[0, 2:4, 2:4].any()) is enters
         assert bool(detector.score(odd).image < 0.9 * scores) is enters
 
 

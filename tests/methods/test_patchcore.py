@@ -183,6 +183,7 @@ def test_pseudo_learns_what_looks_normal_and_refuses_the_rest() -> None:
     bank = detector._bank
     done = detector.learn(torch.cat([features(1, 21) * 0.5, features(1, 22) + 20]))
     assert (done.images, done.detail["refused"]) == (1, 1.0)
+    assert done.admitted is not None and done.admitted.flatten(1).float().mean(1).tolist() == [1.0, 0.0]
     assert done.kept == len(bank) + round(0.1 * PATCHES)
     assert float(detector._bank.max()) < 10
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from everline.methods.detector import Detector, Learned, Scores, Traits
 from everline.methods.errors import ConfigError, DataError
+from everline.methods.kng import KNG
 from everline.methods.padim import PaDiM
 from everline.pipelines.bench import Bench, Panel
 from everline.pipelines.datasets import Sample, Task, read_folder
@@ -149,6 +150,14 @@ def test_the_first_batch_is_judged_alike_in_both_arms(disc: Task) -> None:
     arms: dict[str, np.ndarray] = {}
     _, judged = SHORT.run(make, disc, sink=lambda name, one: arms.update({name: one.scores}))
     assert np.array_equal(judged.scores[:4], arms["offline"][:4]) and judged.scores[4] != arms["offline"][4]
+
+
+def test_the_shares_admitted_are_those_of_the_stream_without_the_shots(disc: Task) -> None:
+    open_gate = SHORT.run(lambda: KNG(size=64, weights="none", shots=4, nodes=8, threshold="none"), disc)[0]
+    assert open_gate.admitted == {"normal": 1.0, "defective": 1.0}
+    result = SHORT.run(lambda: KNG(size=64, weights="none", shots=4, nodes=8, threshold="min"), disc)[0]
+    assert result.admitted is not None and 0 < result.admitted["normal"] < 1  # the shots all are
+    assert SHORT.run(make, disc)[0].admitted is None  # padim believes everything and does not say so
 
 
 def test_a_session_without_a_figure_does_not_count() -> None:

@@ -65,7 +65,13 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 def test_what_only_some_protocols_have_is_read_back_too(tmp_path: Path) -> None:
     low, high = (dict.fromkeys(METRICS, value) for value in (0.25, 0.75))
-    more: dict[str, Any] = {"offline": low, "defects": 3, "deviation": low, "parts": [Part("blur", high, low)]}
+    more: dict[str, Any] = {
+        "offline": low,
+        "defects": 3,
+        "deviation": low,
+        "admitted": {"normal": 0.5, "defective": 0.25},
+        "parts": [Part("blur", high, low)],
+    }
     one = task(**more, runs=[SeedRun(1, low, low), SeedRun(2, high)])
     before = result(one, task("b", offline=high, runs=[SeedRun(1, high), SeedRun(2, high)]), seeds=[1, 2])
     write_result(before, tmp_path / "r.json")
