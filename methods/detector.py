@@ -94,6 +94,16 @@ class Detector(ABC):
         return {name: getattr(self, name) for name, _, _, spec in rows if spec.recorded}
 
     @property
+    def learns_per_image(self) -> bool:
+        """Whether it can take one image at a time; a parameter may decide what the trait leaves open."""
+        return self.traits.learns_per_image
+
+    @property
+    def embedding(self) -> tuple[Any, ...]:
+        """What `embed` depends on: detectors for which it is equal share features."""
+        return (self.name, *(repr(value) for value in self.params.values()), self.device)
+
+    @property
     def ready(self) -> bool:
         """Whether `score` can answer. Most methods need one image first."""
         return self.images_learned > 0
@@ -199,6 +209,11 @@ class FeatureDetector(Detector):
             want = f"uint8 (B, 3, {self.size}, {self.size})"
             raise ConfigError(f"{self.name}: expected images {want}, got {images.dtype} {tuple(images.shape)}.")
         return self.extractor(images)
+
+    @property
+    def embedding(self) -> tuple[Any, ...]:
+        """The image's size, and what names the backbone."""
+        return (self.size, self.backbone, self.weights, self.strides, self.device)
 
     @property
     def extractor(self) -> Backbone:

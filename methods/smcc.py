@@ -37,8 +37,8 @@ class SMCC(FeatureDetector):
 
     What differs: the paper trains its backbone; here that stays frozen and a 1x1 projector behind it is trained, the
     identity at first (no bias: it would cancel in the score). The losses are means over patches, not sums.
-    The paper is offline, with epochs: `fit_epochs` is that form (batches of 16, best epoch kept, the memory one batch
-    drawn by chance). `learn` is the online form, ours:
+    The paper is offline: with `epochs` above 0 each call of `learn` forgets, and trains on all its images (batches of
+    16, best epoch kept, the memory one batch drawn by chance). The default, `epochs=0`, is the online form, ours:
 
     * The coreset is a stream's: a share of each image's patches joins it, and Algorithm 2, with weights, cuts it
       back when its table is full. So the mixture always stands for all images, in bounded memory.
@@ -53,7 +53,7 @@ class SMCC(FeatureDetector):
     AUROC on the embedded backbone, 200 images learned, 160 tested, untrained to trained, three seeds: magnetic
     tiles .81 to .82 (by seed -.005 to +.012), boards (deeppcb) .54 to .60 (+.03 to +.09), photographs of paper 1.0
     both. There the choice of the best projector was worth nothing (within .003 of the last one), it only guards
-    against ruin. `fit_epochs` with three epochs was worse than `learn`: it makes a sixteenth of the steps, and its
+    against ruin. `epochs=3` was worse than one pass online: it makes a sixteenth of the steps, and its
     memory is as good as the draw.
 
     Cost at 28 x 28, 176 channels, one thread of a busy machine: 10 to 15 ms to learn an image, 6 ms to score one.
@@ -78,6 +78,7 @@ class SMCC(FeatureDetector):
     weight_decay: float = param(5e-4, "L2 penalty within Adam", low=0, high=1, log=True)
     apart: float = param(1.0, "weight of L_o; 0: without", low=0, high=100)
     select: bool = param(True, "score with the best projector so far, not the last (label-free)")
+    epochs: int = param(0, "0: online, one pass; else the paper's form, over the images of one call", low=0, high=1000)
 
     def _reset(self) -> None:
         self._grid = (0, 0)  # until the first image fixes it
@@ -105,13 +106,21 @@ class SMCC(FeatureDetector):
 
     # -- learning
 
+    @property
+    def learns_per_image(self) -> bool:
+        """Only in the online form."""
+        return not self.epochs
+
     def _learn(self, features: Tensor) -> Learned:
         with torch.inference_mode(False), torch.no_grad():  # whatever the caller has switched on
             features = features.clone()
             if self._grid == (0, 0):
                 self._open(features)
             self._same_shape(features)
-            both = [self._take(one.flatten(1).T.contiguous()) for one in features]
+            if self.epochs:
+                both = self._learn_in_epochs(features)
+            else:
+                both = [self._take(one.flatten(1).T.contiguous()) for one in features]
         self._known = None
         return self._report(len(features), both)
 
@@ -129,29 +138,25 @@ class SMCC(FeatureDetector):
         self._seen += 1
         return terms
 
-    def fit_epochs(self, features: Tensor, epochs: int = 3) -> Learned:
-        """Algorithm 1 as printed: forgets what was learned, then trains on all images, again and again.
+    def _learn_in_epochs(self, features: Tensor) -> list[Terms]:
+        """Algorithm 1 as printed on normal images (n, C, h, w): forgets what was learned, trains on all, repeatedly.
 
-        features: (n, C, h, w), normal. Every tenth image trains nothing and says which epoch is kept (the
-        untrained one, too, may be); the memory is one batch drawn by chance, the same for all epochs. `learn` goes
-        on from here. Raises ConfigError.
+        Every tenth image trains nothing and says which epoch is kept (the untrained one, too, may be); the memory is
+        one batch drawn by chance, the same for all epochs.
         """
-        self._check(features)
-        if epochs < 0:
-            raise ConfigError(f"{self.name}: epochs must be 0 or more, got {epochs}.")
         self._reset()
-        with torch.inference_mode(False), torch.no_grad():
-            images = features.to(self.device).clone().flatten(2).mT  # (n, N, C)
-            self._open(features)
-            held = images[::10]
-            training = torch.cat([images[i : i + 9] for i in range(1, len(images), 10)]) if len(images) > 1 else held
-            terms = self._epochs(training, held, epochs)
-        self._seen = self.images_learned = len(features)
+        self.images_learned = 0  # what comes is counted by `learn`
+        images = features.flatten(2).mT  # (n, N, C)
+        self._open(features)
+        held = images[::10]
+        training = torch.cat([images[i : i + 9] for i in range(1, len(images), 10)]) if len(images) > 1 else held
+        terms = self._epochs(training, held)
+        self._seen = len(features)
         self._weight, self._steps = self._chosen, 0
         self._first = self._second = torch.zeros_like(self._first)  # they belong to the last epoch
-        return self._report(len(features), terms)
+        return terms
 
-    def _epochs(self, training: Tensor, held: Tensor, epochs: int) -> list[Terms]:
+    def _epochs(self, training: Tensor, held: Tensor) -> list[Terms]:
         """All of Algorithm 1 behind the backbone; training (n, N, C), held (m, N, C). Returns the last epoch's."""
         for one in training:
             self._absorb(self._draw(one))
@@ -163,7 +168,7 @@ class SMCC(FeatureDetector):
         contrast = [(one, self._shuffled(one)) for one in held]
         terms: list[Terms] = []
         best = self._worth(self._weight, self._bank, contrast)
-        for _ in range(epochs):
+        for _ in range(self.epochs):
             order = torch.randperm(len(training), generator=self._rng)
             terms = [self._step(training[rows.to(training.device)].flatten(0, 1)) for rows in order.split(self.bank)]
             worth = self._worth(self._weight, self._bank, contrast)

@@ -83,7 +83,7 @@ def learn_all(
     bench: Bench, learner: Detector, paths: list[Path], drift: Drift | None = None, at_once: bool = False
 ) -> None:
     """Learns all images: in one call where that is asked for or the method needs it, else one by one."""
-    if at_once or not learner.traits.learns_per_image:
+    if at_once or not learner.learns_per_image:
         bench.told(staged("learn", drift), 0, len(paths))
         bench.learn(learner, paths, drift)
         bench.told(staged("learn", drift), len(paths), len(paths))

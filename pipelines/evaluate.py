@@ -1,29 +1,26 @@
 """`everline evaluate`: a protocol with a method on folders of images, as a table and a result record."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
-from ..methods.detector import Detector
 from ..methods.errors import ConfigError, UnknownName
-from ..methods.registry import METHODS, build
+from ..methods.registry import METHODS
 from .bench import Judged, Told
 from .console import json_option, progress
-from .course import Protocol
 from .datasets import Task, read_folder
-from .drift import KINDS, Drift
+from .drift import KINDS
 from .protocols import PROTOCOLS
 from .readers import READERS, read_dataset
-from .results import Result, TaskResult, Whole, append_arrays
-from .seeds import over_seeds
+from .results import TaskResult, Whole, append_arrays
 from .tables import show
+from .trial import Trial
 
 MANY = ("--data", "--set", "--drift")
 
@@ -128,26 +125,13 @@ def evaluate(
     """
     check_source(folders, dataset, root)
     given = gather(settings, {"backbone": backbone, "size": size, "seed": seed, "device": device})
-    detector = build(method, **given)  # a wrong parameter ends it here, before anything is read
-    options = own_options(protocol, options)
-    runs = [PROTOCOLS[protocol](seed=detector.seed + n, **options) for n in range(seeds)]
-    tasks = read_dataset(dataset, root) if dataset and root else read_tasks(folders)
+    trial = Trial(protocol, method, given, options, seeds)  # what is wrong ends it here, before anything is read
+    tasks = read_sources(folders, dataset, root)
     to_stdout = str(json_file) == "-"
     with ExitStack() as files:  # what cannot be written ends it here, not after an hour
         record = files.enter_context(Whole(json_file)) if json_file and not to_stdout else None
         arrays = files.enter_context(Whole(scores_file)) if scores_file else None
-        done = run(runs, partial(build, method), given, tasks, arrays)
-        result = Result(
-            protocol=protocol,
-            method=method,
-            params=detector.params,
-            backbone=detector.params.get("backbone"),
-            size=detector.size,
-            seed=detector.seed,
-            tasks=done,
-            options=runs[0].options,
-            seeds=[one.seed for one in runs] if seeds > 1 else [],
-        )
+        result = trial.result(run(trial, tasks, arrays))
         if record:
             record.write_text(result.dumps(), "utf-8")
     if to_stdout:
@@ -156,53 +140,27 @@ def evaluate(
         show(result)
 
 
-def own_options(protocol: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given. Raises ConfigError for one that this protocol does not have."""
-    given = {name: value for name, value in options.items() if value not in (None, ())}
-    own = PROTOCOLS[protocol].option_names()
-    for name in given:
-        if name not in own:
-            has = f"its options are {', '.join(f'--{one}' for one in own)}" if own else "it has no options of its own"
-            raise ConfigError(f"evaluate: --{name} is no option of the protocol {protocol}; {has}.")
-    if "drift" in given:
-        given["drift"] = tuple(Drift.parse(text) for text in given["drift"])
-    return given
-
-
-def run(
-    protocols: Sequence[Protocol],
-    construct: Callable[..., Detector],
-    given: dict[str, Any],
-    tasks: Sequence[Task],
-    arrays: Path | None,
-) -> list[TaskResult]:
-    """Runs a protocol, with each of its seeds, on tasks in turn, with progress bars.
-
-    construct: builds a detector from parameters; given: those of the user, all but the seed. The arrays of each
-    judgement are added to the file `arrays`.
-    """
+def run(trial: Trial, tasks: Sequence[Task], arrays: Path | None) -> list[TaskResult]:
+    """Runs a trial on tasks in turn, with progress bars; the arrays of each judgement go to the file `arrays`."""
     done = []
-
-    def make(seed: int) -> partial[Detector]:
-        return partial(construct, **given | {"seed": seed})
-
     with progress() as bars:
         for task in tasks:
 
             def told(seed: int, name: str = task.name) -> Told:
-                return teller(bars, name if len(protocols) == 1 else f"{name} seed {seed}")
+                return teller(bars, name if trial.seeds == 1 else f"{name} seed {seed}")
 
             def sink(name: str, judged: Judged, task: str = task.name) -> None:
                 if arrays:
                     append_arrays(arrays, named_arrays(f"{task}/{name}".rstrip("/"), judged))
 
-            done.append(over_seeds(protocols, make, task, told, sink))
+            done.append(trial.on(task, told, sink))
     return done
 
 
-def teller(bars: Progress, name: str) -> Told:
-    """A progress bar for a task: it shows the stage at hand, and restarts with the next stage."""
-    bar = bars.add_task(name, total=None)
+def teller(bars: Progress, name: str, bar: TaskID | None = None) -> Told:
+    """A progress bar (a new one if none is given): it shows the stage at hand, and restarts with the next stage."""
+    if bar is None:
+        bar = bars.add_task(name, total=None)
     last = ""
 
     def told(stage: str, done: int, of: int) -> None:
@@ -236,6 +194,11 @@ def check_source(folders: Sequence[Path], dataset: str | None, root: Path | None
         raise ConfigError("evaluate: --dataset and --root belong together: which data set, and where it lies.")
     if bool(folders) == (dataset is not None):
         raise ConfigError("evaluate: give either --data DIR..., or --dataset NAME with --root DIR.")
+
+
+def read_sources(folders: Sequence[Path], dataset: str | None, root: Path | None) -> list[Task]:
+    """The tasks of a data set, or of all folders; see `check_source`."""
+    return read_dataset(dataset, root) if dataset and root else read_tasks(folders)
 
 
 def read_tasks(folders: Sequence[Path]) -> list[Task]:

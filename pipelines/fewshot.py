@@ -98,7 +98,7 @@ class FewShot(Protocol):
         What the learner reports of the stream's patches goes to `admission`.
         """
         learner, count = bench.make(), len(panel.samples)
-        if learns and not learner.traits.learns_per_image:
+        if learns and not learner.learns_per_image:
             raise ConfigError(f"{learner.name}: it cannot go on learning, as the protocol fewshot asks.")
         bench.learn(learner, shots)
         done = []

@@ -38,7 +38,7 @@ class Online(Protocol):
     ) -> tuple[TaskResult, Judged]:
         """As in Protocol. Raises ConfigError for a method that cannot learn image by image."""
         learner = make()
-        if not learner.traits.learns_per_image:
+        if not learner.learns_per_image:
             raise ConfigError(f"{learner.name}: it cannot learn one image at a time, as the protocol online asks.")
         bench = Bench(make, told, features, self.keep)
         panel = Panel.of(task.test, learner.size)

@@ -10,15 +10,21 @@ from .results import ADMITTED, METRICS, Part, SeedRun, TaskResult, deviations, m
 
 
 def over_seeds(
-    protocols: Sequence[Protocol], make: Callable[[int], Make], task: Task, told: Callable[[int], Told], sink: Sink
+    protocols: Sequence[Protocol],
+    make: Callable[[int], Make],
+    task: Task,
+    told: Callable[[int], Told],
+    sink: Sink,
+    features: Features | None = None,
 ) -> TaskResult:
     """Runs one task with each seed; images are embedded once for all of them.
 
     protocols: the same protocol, each with its seed. make: for a seed, what builds its detectors; `told`: for a
     seed, who hears of its progress. Every judgement goes to `sink`, under `seedN/...` where there are several.
+    features: of the task, to share with other methods' runs.
     """
     many = len(protocols) > 1
-    features = Features(make(protocols[0].seed), again=many)
+    features = features or Features(make(protocols[0].seed), again=many)
     done = []
     for one in protocols:
         where = f"seed{one.seed}/" if many else ""

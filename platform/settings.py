@@ -6,14 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..methods import params
-from ..methods.errors import ConfigError, UnknownLine, UnknownName
+from ..methods.errors import ConfigError, UnknownLine
 from ..methods.params import param
 from ..methods.registry import build
+from .yamlfile import check_known, mapping, read_yaml
 
-MAX_FILE = 2**20
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 SAMPLE = "store: ./everline-data\nlines:\n  mono: {method: coreset}\n"
 
@@ -38,18 +36,9 @@ class LineSettings:
     def __post_init__(self) -> None:
         if "device" in self.params:
             raise ConfigError("params: device is a setting of the line, not of its method; put it one level up.")
-        build(self.method, **self.params)  # refuses what the method does not know, before anything starts
-
-
-class _Once(yaml.SafeLoader):
-    """Refuses a name that stands twice: the last would win in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(name) for name in names if names.count(name) > 1})
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+        detector = build(self.method, **self.params)  # refuses what the method does not know, before anything starts
+        if not detector.learns_per_image:
+            raise ConfigError(f"params: {self.method} with these cannot learn one image at a time, as a line does.")
 
 
 @dataclass(kw_only=True)
@@ -69,22 +58,15 @@ class Fleet:
 
 def read_fleet(path: Path) -> Fleet:
     """A fleet file; relative paths in it start at its own folder. Raises ConfigError, UnknownName."""
-    try:
-        if path.stat().st_size > MAX_FILE:
-            raise ConfigError(f"{path}: a fleet file has at most {MAX_FILE} bytes.")
-        plain = yaml.load(path.read_text("utf-8"), _Once)  # noqa: S506 - a safe loader
-    except FileNotFoundError:
-        raise ConfigError(f"no fleet file {path}. A small one:\n\n{SAMPLE}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    plain = read_yaml(path, "fleet", SAMPLE)
     return parse_fleet(plain, path.resolve().parent, str(path))
 
 
 def parse_fleet(plain: Any, base: Path, who: str = "fleet") -> Fleet:
     """Checks what YAML gave. `base`: where relative paths start."""
-    plain = _mapping(plain, who)
-    _known(plain, ("store", "tracking", "lines"), who)
-    lines = _mapping(plain.get("lines", {}), f"{who}: lines")
+    plain = mapping(plain, who)
+    check_known(plain, ("store", "tracking", "lines"), who)
+    lines = mapping(plain.get("lines", {}), f"{who}: lines")
     if not lines:
         raise ConfigError(f"{who}: no lines. A small fleet file:\n\n{SAMPLE}")
     store = (base / _text(plain, "store", "everline-data", who)).resolve()
@@ -97,10 +79,10 @@ def parse_line(name: str, plain: Any, who: str = "fleet") -> LineSettings:
     where = f"{who}: line {name}"
     if not NAME.fullmatch(name):
         raise ConfigError(f"{where}: a line's name has 1 to 64 letters, digits, '-', '_', '.', none of them first.")
-    given = dict(_mapping(plain or {}, where))
-    own = _mapping(given.pop("params", {}) or {}, f"{where}: params")
+    given = dict(mapping(plain or {}, where))
+    own = mapping(given.pop("params", {}) or {}, f"{where}: params")
     known = [row[0] for row in params.table(LineSettings)]
-    _known(given, (*known, "params"), where)
+    check_known(given, (*known, "params"), where)
     return LineSettings(**params.parse(LineSettings, given, where), params=dict(own))
 
 
@@ -115,15 +97,3 @@ def _text(plain: Mapping[str, Any], name: str, default: str, who: str) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"{who}: {name} must be text, got {value!r}.")
     return value
-
-
-def _mapping(plain: Any, who: str) -> Mapping[str, Any]:
-    if not isinstance(plain, Mapping):
-        raise ConfigError(f"{who}: expected names with values, got {type(plain).__name__}.")
-    return plain
-
-
-def _known(given: Mapping[str, Any], known: tuple[str, ...], who: str) -> None:
-    for name in given:
-        if name not in known:
-            raise UnknownName.among(who, "setting", str(name), known)

@@ -338,29 +338,28 @@ def test_learns_what_an_inference_mode_backbone_gave() -> None:
     assert same(inside.state(), outside.state())
 
 
-def test_epochs_train_resume_and_go_on_online() -> None:
-    detector = fresh(lr=1e-2)
-    detector.learn(images(3, seed=8))
-    assert detector.fit_epochs(images(30), 5).images == 30 == detector.images_learned
-    again = fresh(lr=1e-2)
-    again.load_state(detector.state())
-    again.learn(images(5, seed=1))
-    detector.learn(images(5, seed=1))
-    assert same(again.state(), detector.state())
+def test_epochs_start_anew_at_each_call_and_resume() -> None:
+    detector, other = fresh(lr=1e-2, epochs=5), fresh(lr=1e-2, epochs=5)
+    assert not detector.learns_per_image and fresh().learns_per_image
+    assert detector.learn(images(30)).images == 30 == detector.images_learned
+    other.load_state(detector.state())
+    for one in (detector, other):
+        one.learn(images(12, seed=8))
+    assert same(other.state(), detector.state()) and detector.images_learned == 12
 
 
-def test_epochs_lower_the_loss_and_none_leaves_the_projector() -> None:
-    losses = [fresh(lr=1e-2).fit_epochs(images(30), n).loss for n in (1, 8)]
+def test_epochs_lower_the_loss_and_a_rate_of_zero_leaves_the_projector() -> None:
+    losses = [fresh(lr=1e-2, epochs=n).learn(images(30)).loss for n in (1, 8)]
     assert losses[1] < losses[0]
-    untrained = fresh()
-    untrained.fit_epochs(images(30), 0)
+    untrained = fresh(lr=0, epochs=2)
+    untrained.learn(images(30))
     assert torch.equal(untrained.state().tensors["projector.chosen"], torch.eye(C))
     assert untrained.score(images(2)).image.isfinite().all()
 
 
 def test_a_single_image_can_be_fitted() -> None:
-    detector = fresh()
-    detector.fit_epochs(images(1), 2)
+    detector = fresh(epochs=2)
+    detector.learn(images(1))
     assert detector.score(images(1)).image.isfinite().all()
 
 
@@ -369,7 +368,7 @@ def test_wrong_use_is_refused() -> None:
     with pytest.raises(ConfigError, match="as learned"):
         detector.learn(images(1)[..., :4])
     with pytest.raises(ConfigError, match="epochs"):
-        detector.fit_epochs(images(1), -1)
+        fresh(epochs=-1)
     state = detector.state()
     counts = torch.tensor([2, 10**6, 2, 4])
     with pytest.raises(StateError, match="rows"):

@@ -38,6 +38,7 @@ def test_a_server_address_stays_as_it_is(tmp_path: Path) -> None:
         ({"lines": {"a": {"method": "padmi"}}}, "'padmi'; did you mean padim"),
         ({"lines": {"a": {"params": {"sede": 1}}}}, "'sede'; did you mean.*seed"),
         ({"lines": {"a": {"params": {"device": "cpu"}}}}, "setting of the line"),
+        ({"lines": {"a": {"method": "smcc", "params": {"epochs": 3}}}}, "smcc .* cannot learn one image at a time"),
         ({"store": [1, 2], "lines": {"a": {}}}, "store must be text"),
         ({"lines": {"a": {"false_reject_rate": 2}}}, "false_reject_rate must be in"),
         ({"lines": {"a": {"threads": "many"}}}, "threads must be a whole number"),

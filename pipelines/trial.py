@@ -1,0 +1,85 @@
+"""One protocol with one method and its parameters: what `everline evaluate` runs, and `everline bench` many of."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+from ..methods.detector import Detector
+from ..methods.errors import ConfigError, UnknownName
+from ..methods.registry import build
+from .bench import Features, Told
+from .course import Protocol, Sink
+from .datasets import Task
+from .drift import Drift
+from .protocols import PROTOCOLS
+from .results import Result, TaskResult
+from .seeds import over_seeds
+
+
+@dataclass(frozen=True)
+class Trial:
+    """given: the method's parameters that were named. options: the protocol's. seeds: how many, from `seed` on.
+
+    Raises ConfigError and UnknownName for what method or protocol do not know, before anything is read.
+    """
+
+    protocol: str
+    method: str
+    given: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seeds: int = 1
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ConfigError(f"seeds must be at least 1, got {self.seeds!r}.")
+        _ = self.detector, self.runs  # what is wrong shows here
+
+    @cached_property
+    def detector(self) -> Detector:
+        """One that never learns: it tells of parameters and size."""
+        return build(self.method, **self.given)
+
+    @cached_property
+    def runs(self) -> list[Protocol]:
+        """The protocol once for each seed."""
+        options = own_options(self.protocol, self.options)
+        return [PROTOCOLS[self.protocol](seed=self.detector.seed + n, **options) for n in range(self.seeds)]
+
+    def on(self, task: Task, told: Callable[[int], Told], sink: Sink, features: Features | None = None) -> TaskResult:
+        """Runs it on one task; see `over_seeds`."""
+
+        def make(seed: int) -> Callable[[], Detector]:
+            return partial(build, self.method, **{**self.given, "seed": seed})
+
+        return over_seeds(self.runs, make, task, told, sink, features)
+
+    def result(self, tasks: Sequence[TaskResult]) -> Result:
+        """The record of what was run."""
+        params, seeds = self.detector.params, [one.seed for one in self.runs]
+        return Result(
+            protocol=self.protocol,
+            method=self.method,
+            params=params,
+            backbone=params.get("backbone"),
+            size=self.detector.size,
+            seed=self.detector.seed,
+            tasks=tasks,
+            options=self.runs[0].options,
+            seeds=seeds if len(seeds) > 1 else [],
+        )
+
+
+def own_options(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given. Raises UnknownName for the protocol, ConfigError for an option it does not have."""
+    if protocol not in PROTOCOLS:
+        raise UnknownName.among("everline", "protocol", protocol, PROTOCOLS)
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    own = PROTOCOLS[protocol].option_names()
+    for name in given:
+        if name not in own:
+            has = f"its options are {', '.join(f'--{one}' for one in own)}" if own else "it has no options of its own"
+            raise ConfigError(f"evaluate: --{name} is no option of the protocol {protocol}; {has}.")
+    if "drift" in given:
+        given["drift"] = tuple(Drift.parse(text) for text in given["drift"])
+    return given
