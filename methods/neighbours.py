@@ -1,8 +1,13 @@
 """Nearest neighbours and greedy k-center on plain tensors, for methods that keep a bank of vectors."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+_TABLE = 10_000**2  # cells of float32: 400 MB
 
 
 def nearest(queries: Tensor, bank: Tensor) -> Tensor:
@@ -17,21 +22,29 @@ def greedy_kcenter(points: Tensor, keep: int, start: int = 0) -> tuple[Tensor, f
     """Farthest-first traversal (Gonzalez 1985): each next center is the point farthest from those chosen.
 
     points: float (N, D). Returns the sorted int64 indices of min(keep, N) centers, and the radius: the largest
-    distance of any point to its nearest center, at most twice the best possible. O(N * N) cells of float32.
+    distance of any point to its nearest center, at most twice the best possible. A table of N * N distances makes
+    it quick; where that would be larger than _TABLE, each row is computed when it is wanted.
     """
     if keep >= len(points):
         return torch.arange(len(points)), 0.0
-    squares = points.square().sum(1)
-    table = torch.addmm(squares[:, None] + squares, points, points.T, alpha=-2).cpu().numpy()
-    gap = table[start].copy()  # squared distance of each point to its nearest center
+    row = _rows(points)
+    gap = row(start).copy()  # squared distance of each point to its nearest center
     chosen = np.empty(keep, np.int64)
     chosen[0] = start
     gap[start] = -np.inf  # never again, even where all others are its duplicates
     for step in range(1, keep):
         chosen[step] = far = int(gap.argmax())
-        np.minimum(gap, table[far], out=gap)
+        np.minimum(gap, row(far), out=gap)
         gap[far] = -np.inf
     return torch.from_numpy(np.sort(chosen)), float(np.sqrt(max(gap.max(), 0.0)))
+
+
+def _rows(points: Tensor) -> Callable[[int], NDArray[np.float32]]:
+    """For a point's number, its squared distances to all points (N,)."""
+    squares = points.square().sum(1)
+    if len(points) ** 2 <= _TABLE:
+        return torch.addmm(squares[:, None] + squares, points, points.T, alpha=-2).cpu().numpy().__getitem__
+    return lambda which: torch.addmv(squares + squares[which], points, points[which], alpha=-2).cpu().numpy()
 
 
 def farthest_first(points: Tensor, keep: int, gap: Tensor | None = None) -> Tensor:

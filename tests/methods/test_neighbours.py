@@ -1,7 +1,9 @@
 """Nearest neighbours and greedy k-center against numpy and scikit-learn."""
 
 import numpy as np
+import pytest
 import torch
+from everline.methods import neighbours
 from everline.methods.neighbours import greedy_kcenter, nearest
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
@@ -24,6 +26,14 @@ def test_a_bank_row_is_at_no_distance() -> None:
 
 def test_an_empty_bank_is_infinitely_far() -> None:
     assert bool(torch.isinf(nearest(points(4, 4), points(0, 5))).all())
+
+
+def test_kcenter_without_room_for_a_table_chooses_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = points(60, 9)
+    want, radius = greedy_kcenter(x, 12)
+    monkeypatch.setattr(neighbours, "_TABLE", 60**2 - 1)
+    found, other = greedy_kcenter(x, 12)
+    assert found.tolist() == want.tolist() and other == pytest.approx(radius, rel=1e-4)
 
 
 def test_kcenter_takes_the_farthest_each_time() -> None:
