@@ -22,6 +22,7 @@ COMMANDS = {  # name: (module, attribute, first line of its help)
     "methods": ("methods", "methods", "The registered methods with their traits and parameters."),
     "rollback": ("lines", "rollback", "Make an older version of a line current again."),
     "serve": ("serve", "serve", "Answer HTTP requests with the current versions of a fleet."),
+    "speed": ("speed", "speed", "Time the metrics on large masks, beside scikit-learn."),
     "stream": ("stream", "stream", "Feed a folder of images to a line, which inspects and learns them."),
     "versions": ("lines", "versions", "The published versions of a line."),
 }
