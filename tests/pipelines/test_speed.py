@@ -15,7 +15,7 @@ def test_every_figure_has_its_time_and_its_baseline() -> None:
 
 def test_the_time_of_a_wrong_figure_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ranks, "auroc", property(lambda self: 0.5))
-    with pytest.raises(DataError, match="AUROC: 0.5 here"):
+    with pytest.raises(DataError, match=r"AUROC: 0\.5 here"):
         timed(*made_up(2, 32, 3))
 
 
