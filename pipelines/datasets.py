@@ -29,13 +29,13 @@ LAYOUT = "expected train/good, test/good, test/TYPE with images; ground_truth/TY
 class Sample:
     """One image with what is known of it.
 
-    mask: the picture of where the defect is, None where there is none; it is where the picture is above `above`.
+    masks: pictures of where the defect is, none where there are none; it is where any of them is above `above`.
     """
 
     path: Path
     defect: bool
     kind: str
-    mask: Path | None = None
+    masks: tuple[Path, ...] = ()
     above: int = HALF
 
 
@@ -50,7 +50,7 @@ class Task:
     @property
     def masked(self) -> bool:
         """Whether pixel figures can be computed."""
-        return all(sample.mask is not None for sample in self.test if sample.defect)
+        return all(sample.masks for sample in self.test if sample.defect)
 
 
 def read_folder(path: Path | str) -> Task:
@@ -62,7 +62,7 @@ def read_folder(path: Path | str) -> Task:
     kinds = folders_in(root / "test")
     truth = root / "ground_truth"
     test = [
-        Sample(image, kind != "good", kind, _mask(truth, kind, image) if kind != "good" and truth.is_dir() else None)
+        Sample(image, kind != "good", kind, _masks(truth, kind, image) if kind != "good" and truth.is_dir() else ())
         for kind in kinds
         for image in folder_images(root / "test" / kind)
     ]
@@ -165,11 +165,11 @@ def _shuffled(samples: list[Sample], rng: np.random.Generator) -> list[Sample]:
     return [samples[i] for i in rng.permutation(len(samples))]
 
 
-def _mask(truth: Path, kind: str, image: Path) -> Path:
+def _masks(truth: Path, kind: str, image: Path) -> tuple[Path, ...]:
     mask = truth / kind / f"{image.stem}_mask.png"
     if not mask.is_file():
         raise DataError(f"{image}: its mask {mask} is missing; give one for every defect, or no ground_truth at all.")
-    return mask
+    return (mask,)
 
 
 def folder_images(folder: Path) -> list[Path]:

@@ -76,7 +76,7 @@ def read_mtd(root: Path) -> list[Task]:
     for name in folders_in(root):
         if name.startswith("MT_") and name != "MT_Free":
             images = _jpegs(root / name / "Imgs")
-            test += [Sample(image, True, name, _there(image.with_suffix(".png"), image)) for image in images]
+            test += [Sample(image, True, name, (_there(image.with_suffix(".png"), image),)) for image in images]
     return [_task("mtd", root, train, test, expected)]
 
 
@@ -101,15 +101,15 @@ def _btad_class(root: Path, expected: str) -> Task:
     masks = {image.stem: image for image in folder_images(root / "ground_truth" / "ko")}
     for image in folder_images(root / "test" / "ko"):
         mask = masks.get(image.stem, root / "ground_truth" / "ko" / f"{image.stem}.png")
-        test.append(Sample(image, True, "ko", _there(mask, image)))
+        test.append(Sample(image, True, "ko", (_there(mask, image),)))
     return _task(root.name, root, folder_images(root / "train" / "ok"), test, expected)
 
 
 def _visa_sample(root: Path, row: dict[str, str], where: str) -> Sample:
     defect = row["label"] != "normal"
     image = _below(root, row["image"], where)
-    mask = _below(root, row["mask"], where) if defect and row["mask"] else None
-    return Sample(image, defect, "anomaly" if defect else "good", mask, above=0)
+    masks = (_below(root, row["mask"], where),) if defect and row["mask"] else ()
+    return Sample(image, defect, "anomaly" if defect else "good", masks, above=0)
 
 
 def _below(root: Path, name: str, where: str) -> Path:
