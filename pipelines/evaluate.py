@@ -20,10 +20,10 @@ from .course import Protocol
 from .datasets import Task, read_folder
 from .drift import KINDS, Drift
 from .protocols import PROTOCOLS
-from .readers import READERS, read_dataset
+from .readers import INSTALLED, READERS, check_root, read_dataset
 from .results import Result, TaskResult, Whole, append_arrays
 from .seeds import over_seeds
-from .tables import show
+from .tables import left_out, show
 
 MANY = ("--data", "--set", "--drift")
 
@@ -78,9 +78,13 @@ class MethodName(click.ParamType):
     help="Folders in MVTec layout: train/good, test/TYPE, ground_truth/TYPE/STEM_mask.png.",
 )  # fmt: skip
 @click.option(
-    "--dataset", type=click.Choice(sorted(READERS)), help="In place of --data: every class of this data set."
-)
-@click.option("--root", type=click.Path(path_type=Path), help="Where the data set was unpacked.")
+    "--dataset", type=click.Choice(sorted([*READERS, *INSTALLED])),
+    help="In place of --data: every class of this data set. `folder`: any folder of good images.",
+)  # fmt: skip
+@click.option(
+    "--root", type=click.Path(path_type=Path),
+    help=f"Where the data set was unpacked; not of {', '.join(INSTALLED)}, which a package brings along.",
+)  # fmt: skip
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE...", help="Parameters of the method.")
 @click.option("--backbone", help="Short for --set backbone=NAME.")
 @click.option("--size", type=int, help="Side of the images, in pixels.  [default: 224]")
@@ -131,7 +135,7 @@ def evaluate(
     detector = build(method, **given)  # a wrong parameter ends it here, before anything is read
     options = own_options(protocol, options)
     runs = [PROTOCOLS[protocol](seed=detector.seed + n, **options) for n in range(seeds)]
-    tasks = read_dataset(dataset, root) if dataset and root else read_tasks(folders)
+    tasks = read_dataset(dataset, root) if dataset else read_tasks(folders)
     to_stdout = str(json_file) == "-"
     with ExitStack() as files:  # what cannot be written ends it here, not after an hour
         record = files.enter_context(Whole(json_file)) if json_file and not to_stdout else None
@@ -154,6 +158,9 @@ def evaluate(
         click.echo(result.dumps(), nl=False)
     else:
         show(result)
+    for task, one in zip(tasks, done, strict=True):
+        for note in left_out(task, one.metrics):
+            click.echo(f"{task.name}: {note}", err=True)
 
 
 def own_options(protocol: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -231,11 +238,13 @@ def named_arrays(task: str, judged: Judged) -> dict[str, NDArray]:
 
 
 def check_source(folders: Sequence[Path], dataset: str | None, root: Path | None) -> None:
-    """Raises ConfigError unless there is either --data, or --dataset with --root."""
-    if (dataset is None) != (root is None):
-        raise ConfigError("evaluate: --dataset and --root belong together: which data set, and where it lies.")
+    """Raises ConfigError unless there is either --data, or --dataset with the --root that it needs."""
     if bool(folders) == (dataset is not None):
         raise ConfigError("evaluate: give either --data DIR..., or --dataset NAME with --root DIR.")
+    if dataset is not None:
+        check_root(dataset, root)
+    elif root is not None:
+        raise ConfigError("evaluate: --root is where a data set lies; say which with --dataset, or leave it out.")
 
 
 def read_tasks(folders: Sequence[Path]) -> list[Task]:
