@@ -173,12 +173,12 @@ class Panel:
         """Reads the masks. `names`: of the images; KIND/FILE where none are given."""
         labels = np.array([sample.defect for sample in samples], bool)
         names = tuple(names or (f"{sample.kind}/{sample.path.name}" for sample in samples))
-        masked = labels.any() and all(sample.mask is not None for sample in samples if sample.defect)
+        masked = labels.any() and all(sample.masks for sample in samples if sample.defect)
         masks = np.zeros((len(samples), size, size), bool) if masked else None
         if masks is not None:
             for n, sample in enumerate(samples):
-                if sample.mask is not None:
-                    masks[n] = read_mask(sample.mask, size, sample.above)
+                for file in sample.masks:
+                    masks[n] |= read_mask(file, size, sample.above)
         return cls(tuple(samples), names, labels, masks)
 
     def part(self, start: int, end: int) -> "Panel":

@@ -9,7 +9,7 @@ Everything is sorted by name, so that an order depends on the names and a seed a
 
 import importlib.util
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,20 +22,20 @@ from ..platform.images import decode
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 HALF = 127  # a mask of black and white is white above it
-LAYOUT = "expected train/good, test/good, test/TYPE with images; ground_truth/TYPE/STEM_mask.png if there are masks"
+LAYOUT = "expected train/good, test/good, test/TYPE with images; ground_truth/TYPE with masks if there are any"
 
 
 @dataclass(frozen=True)
 class Sample:
     """One image with what is known of it.
 
-    mask: the picture of where the defect is, None where there is none; it is where the picture is above `above`.
+    masks: pictures of where the defect is, none where there are none; it is where any of them is above `above`.
     """
 
     path: Path
     defect: bool
     kind: str
-    mask: Path | None = None
+    masks: tuple[Path, ...] = ()
     above: int = HALF
 
 
@@ -50,19 +50,33 @@ class Task:
     @property
     def masked(self) -> bool:
         """Whether pixel figures can be computed."""
-        return all(sample.mask is not None for sample in self.test if sample.defect)
+        return all(sample.masks for sample in self.test if sample.defect)
 
 
-def read_folder(path: Path | str) -> Task:
-    """A task from a folder in MVTec layout, named like the folder. Raises DataError for any other tree."""
+def stem_mask(truth: Path, image: Path) -> tuple[Path, ...]:
+    """The mask STEM_mask.png, in the folder `truth`, of a defective image. Raises DataError where it is missing."""
+    mask = truth / f"{image.stem}_mask.png"
+    if not mask.is_file():
+        raise DataError(f"{image}: its mask {mask} is missing; give one for every defect, or no ground_truth at all.")
+    return (mask,)
+
+
+def read_folder(
+    path: Path | str, masks: Callable[[Path, Path], tuple[Path, ...]] = stem_mask, above: int = HALF
+) -> Task:
+    """A task from a folder in MVTec layout, named like the folder. Raises DataError for any other tree.
+
+    masks: finds those of a defective image, given ground_truth/TYPE and the image. above: as in Sample.
+    """
     root = Path(os.path.abspath(path))  # not resolved: a link keeps the name that the user sees
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder; {LAYOUT}.")
     train = folder_images(root / "train" / "good")
     kinds = folders_in(root / "test")
     truth = root / "ground_truth"
+    masked = [kind for kind in kinds if kind != "good" and truth.is_dir()]
     test = [
-        Sample(image, kind != "good", kind, _mask(truth, kind, image) if kind != "good" and truth.is_dir() else None)
+        Sample(image, kind != "good", kind, masks(truth / kind, image) if kind in masked else (), above)
         for kind in kinds
         for image in folder_images(root / "test" / kind)
     ]
@@ -165,11 +179,19 @@ def _shuffled(samples: list[Sample], rng: np.random.Generator) -> list[Sample]:
     return [samples[i] for i in rng.permutation(len(samples))]
 
 
-def _mask(truth: Path, kind: str, image: Path) -> Path:
-    mask = truth / kind / f"{image.stem}_mask.png"
-    if not mask.is_file():
-        raise DataError(f"{image}: its mask {mask} is missing; give one for every defect, or no ground_truth at all.")
-    return mask
+def checked_task(name: str, root: Path, train: Sequence[Path], test: Sequence[Sample], expected: str) -> Task:
+    """A task of these images. Raises DataError, saying what was expected, for nothing to learn or nothing to judge."""
+    if not train or not test:
+        found = f"{len(train)} images to learn and {len(test)} to judge (looked for {', '.join(SUFFIXES)})"
+        raise DataError(f"{root}: {name}: expected {expected}; found {found}.")
+    return Task(name, tuple(train), tuple(test))
+
+
+def there(file: Path, where: object) -> Path:
+    """The file. Raises DataError, naming what asks for it, where it is missing."""
+    if not file.is_file():
+        raise DataError(f"{where}: the file {file} is missing.")
+    return file
 
 
 def folder_images(folder: Path) -> list[Path]:

@@ -17,9 +17,9 @@ from .console import json_option, progress
 from .datasets import Task, read_folder
 from .drift import KINDS
 from .protocols import PROTOCOLS
-from .readers import READERS, read_dataset
+from .readers import INSTALLED, READERS, check_root, read_dataset
 from .results import TaskResult, Whole, append_arrays
-from .tables import show
+from .tables import left_out, show
 from .trial import Trial
 
 MANY = ("--data", "--set", "--drift")
@@ -75,9 +75,13 @@ class MethodName(click.ParamType):
     help="Folders in MVTec layout: train/good, test/TYPE, ground_truth/TYPE/STEM_mask.png.",
 )  # fmt: skip
 @click.option(
-    "--dataset", type=click.Choice(sorted(READERS)), help="In place of --data: every class of this data set."
-)
-@click.option("--root", type=click.Path(path_type=Path), help="Where the data set was unpacked.")
+    "--dataset", type=click.Choice(sorted([*READERS, *INSTALLED])),
+    help="In place of --data: every class of this data set. `folder`: any folder of good images.",
+)  # fmt: skip
+@click.option(
+    "--root", type=click.Path(path_type=Path),
+    help=f"Where the data set was unpacked; not of {', '.join(INSTALLED)}, which a package brings along.",
+)  # fmt: skip
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE...", help="Parameters of the method.")
 @click.option("--backbone", help="Short for --set backbone=NAME.")
 @click.option("--size", type=int, help="Side of the images, in pixels.  [default: 224]")
@@ -138,6 +142,9 @@ def evaluate(
         click.echo(result.dumps(), nl=False)
     else:
         show(result)
+    for task, one in zip(tasks, result.tasks, strict=True):
+        for note in left_out(task, one.metrics):
+            click.echo(f"{task.name}: {note}", err=True)
 
 
 def run(trial: Trial, tasks: Sequence[Task], arrays: Path | None) -> list[TaskResult]:
@@ -189,16 +196,18 @@ def named_arrays(task: str, judged: Judged) -> dict[str, NDArray]:
 
 
 def check_source(folders: Sequence[Path], dataset: str | None, root: Path | None) -> None:
-    """Raises ConfigError unless there is either --data, or --dataset with --root."""
-    if (dataset is None) != (root is None):
-        raise ConfigError("evaluate: --dataset and --root belong together: which data set, and where it lies.")
+    """Raises ConfigError unless there is either --data, or --dataset with the --root that it needs."""
     if bool(folders) == (dataset is not None):
         raise ConfigError("evaluate: give either --data DIR..., or --dataset NAME with --root DIR.")
+    if dataset is not None:
+        check_root(dataset, root)
+    elif root is not None:
+        raise ConfigError("evaluate: --root is where a data set lies; say which with --dataset, or leave it out.")
 
 
 def read_sources(folders: Sequence[Path], dataset: str | None, root: Path | None) -> list[Task]:
     """The tasks of a data set, or of all folders; see `check_source`."""
-    return read_dataset(dataset, root) if dataset and root else read_tasks(folders)
+    return read_dataset(dataset, root) if dataset else read_tasks(folders)
 
 
 def read_tasks(folders: Sequence[Path]) -> list[Task]:

@@ -2,10 +2,18 @@
 
 mvtec, mpdd   CLASS/train/good, CLASS/test/TYPE, CLASS/ground_truth/TYPE/STEM_mask.png
 btad          CLASS/train/ok, CLASS/test/ok, CLASS/test/ko, CLASS/ground_truth/ko/STEM.png (or .bmp)
+loco          CLASS/train/good, CLASS/test/TYPE, CLASS/ground_truth/TYPE/STEM/000.png, 001.png, ...: a folder of masks
+              for each image, not 0 where a defect is (the value names its type). CLASS/validation/good, normal images
+              to choose thresholds and parameters by, is neither learned nor judged
+dagm          CLASS/Train/STEM.PNG, CLASS/Train/Label/STEM_label.PNG, CLASS/Test likewise: what has a label is
+              defective; the defective images of Train are left out
 visa          split_csv/1cls.csv: object, split, label, image, mask (paths below the root); masks are not 0 where
               a defect is
-mtd           MT_Free/Imgs, MT_TYPE/Imgs: STEM.jpg with the mask STEM.png beside it; published without a split:
-              two thirds of the free tiles, drawn once and for all, are the training images
+mtd           MT_Free/Imgs, MT_TYPE/Imgs: STEM.jpg with the mask STEM.png beside it
+folder        any folder: good/*, and a folder for each kind of defect if there are any; or good images alone
+elpv          nothing to unpack: the package elpv-dataset brings its solar cells along (CC BY-NC-SA 4.0)
+
+The last three have no split of their own; see unsplit.py.
 """
 
 import csv
@@ -13,23 +21,32 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
-from ..methods.errors import DataError, UnknownName
-from .datasets import SUFFIXES, Sample, Task, folder_images, folders_in, read_folder, seen
+from ..methods.errors import ConfigError, DataError, UnknownName
+from .datasets import Sample, Task, checked_task, folder_images, folders_in, read_folder, seen, there
+from .unsplit import read_cells, read_mtd, read_plain
 
 VISA = ("object", "split", "label", "image", "mask")
-MTD_TRAIN = 2 / 3  # share of the free tiles
 
 
-def read_dataset(name: str, root: Path | str) -> list[Task]:
-    """The tasks of a data set, sorted by name. Raises UnknownName, and DataError for a tree of another shape."""
-    if name not in READERS:
-        raise UnknownName.among("everline", "dataset", name, READERS)
+def read_dataset(name: str, root: Path | str | None = None) -> list[Task]:
+    """The tasks of a data set, sorted by name. Raises as `check_root`, and DataError for a tree of another shape."""
+    check_root(name, root)
+    if root is None:
+        return INSTALLED[name]()
     path = Path(os.path.abspath(root))
     if not path.is_dir():
         raise DataError(f"{path}: there is no such folder.")
     return READERS[name](path)
+
+
+def check_root(name: str, root: Path | str | None) -> None:
+    """Raises UnknownName for no such data set, ConfigError for a root that is missing or that it has no use for."""
+    if name not in READERS and name not in INSTALLED:
+        raise UnknownName.among("everline", "dataset", name, [*READERS, *INSTALLED])
+    if name in INSTALLED and root is not None:
+        raise ConfigError(f"--dataset {name}: it lies in its package; leave out --root, got {root}.")
+    if name in READERS and root is None:
+        raise ConfigError(f"--dataset {name}: it needs --root DIR, where it lies.")
 
 
 def read_mvtec(root: Path) -> list[Task]:
@@ -41,6 +58,21 @@ def read_btad(root: Path) -> list[Task]:
     """Every folder of the root that holds a folder `train`; good is called ok, and every defect ko."""
     expected = "CLASS/train/ok, CLASS/test/ok, CLASS/test/ko, CLASS/ground_truth/ko"
     return [_btad_class(root / name, expected) for name in _classes(root, expected)]
+
+
+def read_loco(root: Path) -> list[Task]:
+    """Every folder of the root that holds a folder `train`. Learned is train/good alone.
+
+    Its authors give validation/good for choosing parameters and thresholds: strictly read, it is not for learning.
+    """
+    names = _classes(root, "CLASS/train/good, CLASS/test/TYPE, CLASS/ground_truth/TYPE/STEM/000.png")
+    return [read_folder(root / name, masks=_loco_masks, above=0) for name in names]
+
+
+def read_dagm(root: Path) -> list[Task]:
+    """Every folder of the root that holds a folder `Train`. Masks are ellipses drawn generously around the defects."""
+    expected = "CLASS/Train/STEM.PNG, CLASS/Test/STEM.PNG, and in each Label/STEM_label.PNG for the defective ones"
+    return [_dagm_class(root / name, expected) for name in _classes(root, expected, "Train")]
 
 
 def read_visa(root: Path) -> list[Task]:
@@ -62,35 +94,26 @@ def read_visa(root: Path) -> list[Task]:
         elif not sample.defect:
             train.setdefault(row["object"], []).append(sample.path)
     names = sorted(train.keys() | test.keys())
-    return [_task(name, table, train.get(name, []), test.get(name, []), "1cls.csv") for name in names] or _none(table)
-
-
-def read_mtd(root: Path) -> list[Task]:
-    """One task, `mtd`: free tiles, and tiles with blowholes, breaks, cracks, frays or uneven ones."""
-    expected = "MT_Free/Imgs and MT_TYPE/Imgs with STEM.jpg, and STEM.png where the defect is"
-    free = _jpegs(root / "MT_Free" / "Imgs")
-    order = np.random.default_rng(0).permutation(len(free)).tolist()
-    cut = round(MTD_TRAIN * len(free))
-    train = [free[index] for index in sorted(order[:cut])]
-    test = [Sample(free[index], False, "good") for index in sorted(order[cut:])]
-    for name in folders_in(root):
-        if name.startswith("MT_") and name != "MT_Free":
-            images = _jpegs(root / name / "Imgs")
-            test += [Sample(image, True, name, _there(image.with_suffix(".png"), image)) for image in images]
-    return [_task("mtd", root, train, test, expected)]
+    if not names:
+        raise DataError(f"{table}: it lists no images.")
+    return [checked_task(name, table, train.get(name, []), test.get(name, []), "1cls.csv") for name in names]
 
 
 READERS: dict[str, Callable[[Path], list[Task]]] = {
     "btad": read_btad,
+    "dagm": read_dagm,
+    "folder": read_plain,
+    "loco": read_loco,
     "mpdd": read_mvtec,
     "mtd": read_mtd,
     "mvtec": read_mvtec,
     "visa": read_visa,
 }
+INSTALLED: dict[str, Callable[[], list[Task]]] = {"elpv": read_cells}  # these know themselves where they lie
 
 
-def _classes(root: Path, expected: str) -> list[str]:
-    found = [name for name in folders_in(root) if (root / name / "train").is_dir()]
+def _classes(root: Path, expected: str, train: str = "train") -> list[str]:
+    found = [name for name in folders_in(root) if (root / name / train).is_dir()]
     if not found:
         raise DataError(f"{root}: expected {expected}; found {seen(root)}.")
     return found
@@ -101,15 +124,40 @@ def _btad_class(root: Path, expected: str) -> Task:
     masks = {image.stem: image for image in folder_images(root / "ground_truth" / "ko")}
     for image in folder_images(root / "test" / "ko"):
         mask = masks.get(image.stem, root / "ground_truth" / "ko" / f"{image.stem}.png")
-        test.append(Sample(image, True, "ko", _there(mask, image)))
-    return _task(root.name, root, folder_images(root / "train" / "ok"), test, expected)
+        test.append(Sample(image, True, "ko", (there(mask, image),)))
+    return checked_task(root.name, root, folder_images(root / "train" / "ok"), test, expected)
+
+
+def _loco_masks(truth: Path, image: Path) -> tuple[Path, ...]:
+    masks = folder_images(truth / image.stem)
+    if not masks:
+        raise DataError(f"{image}: expected its masks {truth / image.stem}/000.png, 001.png, ...; found none.")
+    return tuple(masks)
+
+
+def _dagm_class(root: Path, expected: str) -> Task:
+    train = [sample.path for sample in _dagm_part(root / "Train", expected) if not sample.defect]
+    return checked_task(root.name, root, train, _dagm_part(root / "Test", expected), expected)
+
+
+def _dagm_part(folder: Path, expected: str) -> list[Sample]:
+    """The images of Train or Test. Where none has a label, all would pass for good: that is refused."""
+    images = folder_images(folder)
+    masks = {mask.stem: mask for mask in folder_images(folder / "Label")}
+    labels = [masks.get(f"{image.stem}_label") for image in images]
+    if not any(labels):
+        raise DataError(f"{folder}: expected {expected}; found {len(images)} images, none of them with a label.")
+    return [
+        Sample(image, True, "defect", (label,)) if label else Sample(image, False, "good")
+        for image, label in zip(images, labels, strict=True)
+    ]
 
 
 def _visa_sample(root: Path, row: dict[str, str], where: str) -> Sample:
     defect = row["label"] != "normal"
     image = _below(root, row["image"], where)
-    mask = _below(root, row["mask"], where) if defect and row["mask"] else None
-    return Sample(image, defect, "anomaly" if defect else "good", mask, above=0)
+    masks = (_below(root, row["mask"], where),) if defect and row["mask"] else ()
+    return Sample(image, defect, "anomaly" if defect else "good", masks, above=0)
 
 
 def _below(root: Path, name: str, where: str) -> Path:
@@ -117,25 +165,4 @@ def _below(root: Path, name: str, where: str) -> Path:
     path = Path(name)
     if path.is_absolute() or ".." in path.parts:
         raise DataError(f"{where}: {name!r} does not lie below {root}.")
-    return _there(root / path, where)
-
-
-def _there(file: Path, where: object) -> Path:
-    if not file.is_file():
-        raise DataError(f"{where}: the file {file} is missing.")
-    return file
-
-
-def _jpegs(folder: Path) -> list[Path]:
-    return [image for image in folder_images(folder) if image.suffix.lower() in (".jpg", ".jpeg")]
-
-
-def _task(name: str, root: Path, train: list[Path], test: list[Sample], expected: str) -> Task:
-    if not train or not test:
-        found = f"{len(train)} images to learn and {len(test)} to judge (looked for {', '.join(SUFFIXES)})"
-        raise DataError(f"{root}: {name}: expected {expected}; found {found}.")
-    return Task(name, tuple(train), tuple(test))
-
-
-def _none(table: Path) -> list[Task]:
-    raise DataError(f"{table}: it lists no images.")
+    return there(root / path, where)

@@ -1,8 +1,10 @@
 """A result record as tables on standard output."""
 
 import math
+from collections.abc import Mapping
 
 from .console import show_table
+from .datasets import Task
 from .results import METRICS, Result, mean_figures
 
 GAIN = ("image_auroc", "aupro")
@@ -45,6 +47,24 @@ def show_gain(result: Result) -> None:
     ]
     heads = [f"{title}\n{how}" for title in ("image AUROC", "AUPRO") for how in ("learning", "not")]
     show_table("with learning and without, means over tasks", ["", *heads], body)
+
+
+def left_out(task: Task, figures: Mapping[str, float]) -> list[str]:
+    """Why figures of a task are not there, as far as its images are the reason; nothing where all of them are.
+
+    The figures are asked too: what a protocol draws may have what the test set lacks.
+    """
+    bad = [sample for sample in task.test if sample.defect]
+    if not bad:
+        return ["no defective images: figures that need them are left out."]
+    notes = []
+    if len(bad) == len(task.test) and math.isnan(figures["image_auroc"]):
+        notes.append("no good images to judge: image figures are left out.")
+    bare = sum(not sample.masks for sample in bad)
+    if bare and math.isnan(figures["pixel_auroc"]):
+        few = f"{bare} of {len(bad)} defective images have no mask" if bare < len(bad) else "no masks"
+        notes.append(f"{few}: pixel figures are left out.")
+    return notes
 
 
 def _three(value: float) -> str | None:

@@ -41,7 +41,7 @@ def test_a_folder_becomes_a_task_in_a_fixed_order(tmp_path: Path) -> None:
         ("good", "0.png", False),
         ("scratch", "1.png", True),
     ]
-    assert [s.mask and s.mask.name for s in task.test] == ["2_mask.png", None, "1_mask.png"]
+    assert [[m.name for m in s.masks] for s in task.test] == [["2_mask.png"], [], ["1_mask.png"]]
 
 
 def test_other_files_and_hidden_ones_are_passed_over(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_without_ground_truth_there_are_no_masks(tmp_path: Path) -> None:
     root = tree(tmp_path / "bolt")
     (root / "ground_truth").rename(root / "truth")
     task = read_folder(root)
-    assert not task.masked and all(s.mask is None for s in task.test)
+    assert not task.masked and not any(s.masks for s in task.test)
 
 
 def test_one_missing_mask_is_an_error_that_names_it(tmp_path: Path) -> None:
@@ -175,5 +175,5 @@ def test_the_real_folders_beside_the_project_are_read(shared_data: Path) -> None
     assert len(tasks) == 9 and all(task.masked for task in tasks)
     mtd = next(task for task in tasks if task.name == "mtd")
     assert (len(mtd.train), len(mtd.test), sum(s.defect for s in mtd.test)) == (300, 299, 149)
-    mask = read_mask(next(s.mask for s in mtd.test if s.mask), 224)
+    mask = read_mask(next(s.masks[0] for s in mtd.test if s.masks), 224)
     assert mask.shape == (224, 224) and 0 < mask.mean() < 0.5

@@ -2,42 +2,28 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from everline.methods.conformance import images
 from everline.methods.errors import ConfigError, DataError, StoreError, UnknownName
 from everline.methods.metrics import evaluate as figures
 from everline.pipelines.compare import MARKS, compare, placed
 from everline.pipelines.evaluate import evaluate, spread
 from everline.pipelines.main import main
 from everline.pipelines.results import METRICS, read_result
-from PIL import Image
 
 SMALL = ["--size", "64", "--set", "sigma=1"]
 
 
-def save(folder: Path, count: int, seed: int, defect: bool = False) -> None:
-    folder.mkdir(parents=True)
-    for n, one in enumerate(images(count, seed, defect)):
-        Image.fromarray(one.permute(1, 2, 0).numpy()).save(folder / f"{n:03}.png")
-
-
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory, write_disc: Callable[..., Path]) -> Path:
     """Two tasks, `masked` and `plain` (no ground truth), of 6 + 7 images each."""
     root = tmp_path_factory.mktemp("data")
-    for task in ("masked", "plain"):
-        save(root / task / "train/good", 6, 1)
-        save(root / task / "test/good", 3, 2)
-        save(root / task / "test/scratch", 4, 3, defect=True)
-    mask = np.zeros((64, 64), np.uint8)
-    mask[18:48, 18:42] = 255
-    (root / "masked/ground_truth/scratch").mkdir(parents=True)
-    for n in range(4):
-        Image.fromarray(mask).save(root / f"masked/ground_truth/scratch/{n:03}_mask.png")
+    write_disc(root / "masked", 6, 3, 4, masks=True)
+    write_disc(root / "plain", 6, 3, 4)
     return root
 
 

@@ -1,34 +1,23 @@
 """`everline evaluate`: options of protocols, several seeds, as they are typed."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from everline.methods.conformance import images
 from everline.methods.errors import ConfigError
 from everline.pipelines.evaluate import evaluate
 from everline.pipelines.results import read_result
-from PIL import Image
 
 SMALL = ["--method", "padim", "--size", "64", "--set", "sigma=1"]
 
 
-def save(folder: Path, count: int, seed: int, defect: bool = False) -> None:
-    folder.mkdir(parents=True)
-    for n, one in enumerate(images(count, seed, defect)):
-        Image.fromarray(one.permute(1, 2, 0).numpy()).save(folder / f"{n:03}.png")
-
-
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory, write_disc: Callable[..., Path]) -> Path:
     """A task of 6 images to learn, 3 good and 4 defective ones to judge, without masks."""
-    root = tmp_path_factory.mktemp("data") / "disc"
-    save(root / "train/good", 6, 1)
-    save(root / "test/good", 3, 2)
-    save(root / "test/scratch", 4, 3, defect=True)
-    return root
+    return write_disc(tmp_path_factory.mktemp("data") / "disc", 6, 3, 4)
 
 
 def call(*words: object) -> Result:
