@@ -15,7 +15,7 @@ from ..methods.detector import Detector
 from ..methods.errors import ConfigError, UnknownName
 from ..methods.registry import METHODS, build
 from .bench import Judged, Told
-from .console import json_option, progress
+from .console import ERR, json_option, progress
 from .course import Protocol
 from .datasets import Task, read_folder
 from .drift import KINDS, Drift
@@ -24,6 +24,7 @@ from .readers import READERS, read_dataset
 from .results import Result, TaskResult, Whole, append_arrays
 from .seeds import over_seeds
 from .tables import show
+from .tracked import landed, prepare, track, tracking_option
 
 MANY = ("--data", "--set", "--drift")
 
@@ -100,6 +101,7 @@ class MethodName(click.ParamType):
     "--scores", "scores_file", type=click.Path(path_type=Path, dir_okay=False),
     help="Write image scores, labels, maps and masks (.npz), to recompute every figure from.",
 )  # fmt: skip
+@tracking_option
 def evaluate(
     protocol: str,
     method: str,
@@ -114,9 +116,10 @@ def evaluate(
     device: str | None,
     json_file: Path | None,
     scores_file: Path | None,
+    tracking: str | None,
     **options: Any,
 ) -> None:
-    """Run PROTOCOL with a method on folders of images: one table, and with --json one result record.
+    """Run PROTOCOL with a method on folders of images: one table, a run in MLflow, and with --json one record.
 
     online: one epoch over train/good, one image at a time; the test images are judged along the way.
 
@@ -136,6 +139,8 @@ def evaluate(
     with ExitStack() as files:  # what cannot be written ends it here, not after an hour
         record = files.enter_context(Whole(json_file)) if json_file and not to_stdout else None
         arrays = files.enter_context(Whole(scores_file)) if scores_file else None
+        if tracking is not None:
+            prepare(tracking, protocol)
         done = run(runs, partial(build, method), given, tasks, arrays)
         result = Result(
             protocol=protocol,
@@ -150,10 +155,21 @@ def evaluate(
         )
         if record:
             record.write_text(result.dumps(), "utf-8")
+    deliver(result, tracking, to_stdout)
+
+
+def deliver(result: Result, tracking: str | None, to_stdout: bool = False) -> None:
+    """Shows a result, as a table or as JSON, and then records it in the store `tracking`, if any.
+
+    Last, so that a store that fails by then takes nothing with it. Raises TrackingError, NoSpace.
+    """
     if to_stdout:
         click.echo(result.dumps(), nl=False)
     else:
         show(result)
+    if tracking is not None:
+        where = landed(result, tracking, track(result, tracking))
+        ERR.print(where, markup=False, highlight=False, soft_wrap=True)  # one line, to be copied
 
 
 def own_options(protocol: str, options: dict[str, Any]) -> dict[str, Any]:
