@@ -32,7 +32,8 @@ from ..platform.images import prepare
 from ..platform.line import Line, Scorer, embed_image
 from ..platform.log import LogReader, line_folder
 from ..platform.settings import Fleet, LineSettings, read_fleet
-from ..platform.versions import Versions, prepare_tracking
+from ..platform.tracking import prepare_tracking
+from ..platform.versions import Versions
 from .client import Client
 from .console import ERR, progress, write_json
 from .datasets import Sample, read_elpv, split_stream

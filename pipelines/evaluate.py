@@ -13,13 +13,14 @@ from rich.progress import Progress, TaskID
 from ..methods.errors import ConfigError, UnknownName
 from ..methods.registry import METHODS
 from .bench import Judged, Told
-from .console import json_option, progress
+from .console import ERR, json_option, progress
 from .datasets import Task, read_folder
 from .drift import KINDS
 from .protocols import PROTOCOLS
 from .readers import INSTALLED, READERS, check_root, read_dataset
-from .results import TaskResult, Whole, append_arrays
+from .results import Result, TaskResult, Whole, append_arrays
 from .tables import left_out, show
+from .tracked import landed, prepare, track, tracking_option
 from .trial import Trial
 
 MANY = ("--data", "--set", "--drift")
@@ -101,6 +102,7 @@ class MethodName(click.ParamType):
     "--scores", "scores_file", type=click.Path(path_type=Path, dir_okay=False),
     help="Write image scores, labels, maps and masks (.npz), to recompute every figure from.",
 )  # fmt: skip
+@tracking_option
 def evaluate(
     protocol: str,
     method: str,
@@ -115,9 +117,10 @@ def evaluate(
     device: str | None,
     json_file: Path | None,
     scores_file: Path | None,
+    tracking: str | None,
     **options: Any,
 ) -> None:
-    """Run PROTOCOL with a method on folders of images: one table, and with --json one result record.
+    """Run PROTOCOL with a method on folders of images: one table, a run in MLflow, and with --json one record.
 
     online: one epoch over train/good, one image at a time; the test images are judged along the way.
 
@@ -135,16 +138,29 @@ def evaluate(
     with ExitStack() as files:  # what cannot be written ends it here, not after an hour
         record = files.enter_context(Whole(json_file)) if json_file and not to_stdout else None
         arrays = files.enter_context(Whole(scores_file)) if scores_file else None
+        if tracking is not None:
+            prepare(tracking, protocol)
         result = trial.result(run(trial, tasks, arrays))
         if record:
             record.write_text(result.dumps(), "utf-8")
+    for task, one in zip(tasks, result.tasks, strict=True):
+        for note in left_out(task, one.metrics):
+            click.echo(f"{task.name}: {note}", err=True)
+    deliver(result, tracking, to_stdout)
+
+
+def deliver(result: Result, tracking: str | None, to_stdout: bool = False) -> None:
+    """Shows a result, as a table or as JSON, and then records it in the store `tracking`, if any.
+
+    Last, so that a store that fails by then takes nothing with it. Raises TrackingError, NoSpace.
+    """
     if to_stdout:
         click.echo(result.dumps(), nl=False)
     else:
         show(result)
-    for task, one in zip(tasks, result.tasks, strict=True):
-        for note in left_out(task, one.metrics):
-            click.echo(f"{task.name}: {note}", err=True)
+    if tracking is not None:
+        where = landed(result, tracking, track(result, tracking))
+        ERR.print(where, markup=False, highlight=False, soft_wrap=True)  # one line, to be copied
 
 
 def run(trial: Trial, tasks: Sequence[Task], arrays: Path | None) -> list[TaskResult]:

@@ -11,7 +11,8 @@ from ..platform.actor import answer, line_handle, start_line
 from ..platform.cluster import connect, disconnect
 from ..platform.log import LogReader, line_folder, verify
 from ..platform.settings import Fleet, read_fleet
-from ..platform.versions import Versions, prepare_tracking
+from ..platform.tracking import prepare_tracking
+from ..platform.versions import Versions
 from .console import OUT, fleet_option, json_option, show_table, write_json
 
 

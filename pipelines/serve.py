@@ -11,7 +11,7 @@ from ..methods.errors import EverlineError
 from ..platform.actor import answer, start_line
 from ..platform.cluster import address, connect, disconnect
 from ..platform.settings import read_fleet
-from ..platform.versions import prepare_tracking
+from ..platform.tracking import prepare_tracking
 from .console import ERR, OUT, fleet_option
 
 

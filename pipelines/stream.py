@@ -7,7 +7,7 @@ import click
 from ..platform.actor import answer, insist, start_line
 from ..platform.cluster import connect, disconnect
 from ..platform.settings import read_fleet
-from ..platform.versions import prepare_tracking
+from ..platform.tracking import prepare_tracking
 from .console import ERR, OUT, fleet_option, json_option, progress, write_json
 from .datasets import list_images
 from .feed import feed

@@ -13,6 +13,7 @@ from ..methods.registry import build
 from .yamlfile import check_known, mapping, read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+STORE = "everline-data"
 SAMPLE = "store: ./everline-data\nlines:\n  mono: {method: coreset}\n"
 
 
@@ -69,9 +70,23 @@ def parse_fleet(plain: Any, base: Path, who: str = "fleet") -> Fleet:
     lines = mapping(plain.get("lines", {}), f"{who}: lines")
     if not lines:
         raise ConfigError(f"{who}: no lines. A small fleet file:\n\n{SAMPLE}")
-    store = (base / _text(plain, "store", "everline-data", who)).resolve()
-    tracking = _tracking(_text(plain, "tracking", f"sqlite:///{store}/mlflow.db", who), base)
+    store = (base / _text(plain, "store", STORE, who)).resolve()
+    tracking = absolute_tracking(_text(plain, "tracking", default_tracking(store), who), base)
     return Fleet(store=store, tracking=tracking, lines={str(n): parse_line(str(n), s, who) for n, s in lines.items()})
+
+
+def default_tracking(store: Path) -> str:
+    """Where versions and evaluations are tracked unless told otherwise: a database in the store, to start nothing."""
+    return f"sqlite:///{store}/mlflow.db"
+
+
+def absolute_tracking(uri: str, base: Path) -> str:
+    """A relative sqlite path starts at `base`: for a fleet, its file's folder, as every other path in it."""
+    prefix = "sqlite:///"
+    file = uri.removeprefix(prefix)
+    if file in (uri, "", ":memory:"):  # no file: left to whoever opens it
+        return uri
+    return f"{prefix}{(base / file).resolve()}"
 
 
 def parse_line(name: str, plain: Any, who: str = "fleet") -> LineSettings:
@@ -84,12 +99,6 @@ def parse_line(name: str, plain: Any, who: str = "fleet") -> LineSettings:
     known = [row[0] for row in params.table(LineSettings)]
     check_known(given, (*known, "params"), where)
     return LineSettings(**params.parse(LineSettings, given, where), params=dict(own))
-
-
-def _tracking(uri: str, base: Path) -> str:
-    """A relative sqlite path starts at the fleet file's folder, as every other path in it."""
-    prefix = "sqlite:///"
-    return f"{prefix}{(base / uri.removeprefix(prefix)).resolve()}" if uri.startswith(prefix) else uri
 
 
 def _text(plain: Mapping[str, Any], name: str, default: str, who: str) -> str:

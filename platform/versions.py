@@ -1,33 +1,29 @@
 """Versions of a line's detector, in MLflow: one registered model per line, rollback is moving an alias.
 
 A version is state.safetensors + detector.json + calibration.json and the code that answers with them
-(versions_pyfunc.py); it never changes. Its tags hold what `list` shows. No other file imports mlflow.
+(versions_pyfunc.py); it never changes. Its tags hold what `list` shows.
 """
 
 import hashlib
 import json
-import logging
-import os
 import re
-import sqlite3
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from errno import EDQUOT, ENOSPC
-from functools import cache, cached_property
+from functools import cached_property
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ..methods.detector import State
-from ..methods.errors import ConfigError, Corrupt, NoSpace, TrackingError, UnknownVersion
+from ..methods.errors import ConfigError, Corrupt, UnknownVersion
 from .calibration import Calibration
 from .statefiles import load_state, save_state
+from .tracking import EXPERIMENT, answering, connect, ending, experiment_id, or_none
 
-EXPERIMENT = "everline"
 CURRENT, PREVIOUS = "current", "previous"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 CODE = Path(__file__).with_name("versions_pyfunc.py")
@@ -37,16 +33,6 @@ OWN_TAGS = (
 ANSWER = {"score": "double", "p_value": "double", "threshold": "double", "verdict": "string", "calibrated": "boolean"}
 PAGE = 200
 WAIT_S = 60
-QUIET = {  # defaults; what the user has set wins
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_UV_AUTO_DETECT": "false",  # else it copies a project's files from the current folder
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 7 would hold a line's actor for minutes
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-}
 
 
 @dataclass(frozen=True)
@@ -143,14 +129,11 @@ class Versions:
             checksum = _write(model, Path(scratch, "detector"), state, calibration)
             facts = _facts(state, calibration, watermark)
             own = {**facts, "key": key, "checksum": checksum, "everline_version": installed("everline")}
-            run = self._client.create_run(self._experiment(), run_name=f"{self.line}-{watermark}", tags=tags)
-            try:
+            experiment = experiment_id(self._client, self.uri, EXPERIMENT)
+            run = self._client.create_run(experiment, run_name=f"{self.line}-{watermark}", tags=tags)
+            with ending(self._client, run.info.run_id):
                 self._log(run.info.run_id, state, facts)
                 self._client.log_artifacts(run.info.run_id, str(model), "model")
-            except BaseException:
-                self._client.set_terminated(run.info.run_id, "FAILED")
-                raise
-            self._client.set_terminated(run.info.run_id)
         self._ensure_model()
         source = f"{run.info.artifact_uri.rstrip('/')}/model"
         made = self._client.create_model_version(
@@ -183,7 +166,7 @@ class Versions:
         self._client.set_registered_model_alias(self.line, CURRENT, str(number))
 
     def _aliases(self) -> dict[str, int]:
-        model = _or_none(lambda: self._client.get_registered_model(self.line), "RESOURCE_DOES_NOT_EXIST")
+        model = or_none(lambda: self._client.get_registered_model(self.line), "RESOURCE_DOES_NOT_EXIST")
         return {} if model is None else {k: int(v) for k, v in model.aliases.items()}
 
     def _search(self) -> Iterator[Any]:
@@ -208,30 +191,12 @@ class Versions:
             return Path(unquote(parts.path), "artifacts", "detector")
         return Path(self._client.download_artifacts(found.run_id, "model/artifacts/detector", scratch))
 
-    def _experiment(self) -> str:
-        found = self._client.get_experiment_by_name(EXPERIMENT)
-        if found is not None:
-            return found.experiment_id
-        made = _or_none(
-            lambda: self._client.create_experiment(EXPERIMENT, artifact_location=_artifacts(self.uri)),
-            "RESOURCE_ALREADY_EXISTS",
-        )
-        return made or self._client.get_experiment_by_name(EXPERIMENT).experiment_id
-
     def _ensure_model(self) -> None:
-        _or_none(lambda: self._client.create_registered_model(self.line), "RESOURCE_ALREADY_EXISTS")
+        or_none(lambda: self._client.create_registered_model(self.line), "RESOURCE_ALREADY_EXISTS")
 
     @cached_property
     def _client(self) -> Any:
-        _quiet()
-        from mlflow import MlflowClient
-
-        path = _sqlite_path(self.uri)
-        if path is not None:  # MLflow would try for two minutes, or make an empty one
-            if not path.is_file():
-                raise TrackingError(f"{self.uri}: no such database; make it with `prepare_tracking`.")
-            _check_sqlite(path)
-        return MlflowClient(self.uri, self.uri)
+        return connect(self.uri)
 
     def __getstate__(self) -> dict[str, Any]:
         """Crosses processes without its connection."""
@@ -239,88 +204,8 @@ class Versions:
 
     @contextmanager
     def _answering(self, what: str) -> Iterator[None]:
-        with _translated(f"line {self.line}: could not {what}", self.uri):
+        with answering(f"line {self.line}: could not {what}", self.uri):
             yield
-
-
-def prepare_tracking(uri: str) -> None:
-    """Makes a tracking store ready, once, before workers start; harmless when it is.
-
-    sqlite: creates folders and schema (up to 6 s), sets write-ahead logging; artifacts go beside the file.
-    Servers: checks that one answers. Raises TrackingError, ConfigError (any other kind of address).
-    """
-    _quiet()
-    with _translated("could not prepare the tracking store", uri):
-        path = _sqlite_path(uri)
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _one_at_a_time(path):
-                from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-                _check_sqlite(path)
-                SqlAlchemyStore(uri, _artifacts(uri))
-        Versions(uri, EXPERIMENT)._experiment()
-
-
-def _check_sqlite(path: Path) -> None:
-    """Whether it is a database that can be written; with write-ahead logging, which stays on, once set."""
-    with closing(sqlite3.connect(path, timeout=20)) as database:
-        database.execute("PRAGMA journal_mode = WAL")
-
-
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Two processes that migrate one sqlite file would trip over each other."""
-    import fcntl
-
-    with path.with_name(f"{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _translated(what: str, uri: str) -> Iterator[None]:
-    """Whatever MLflow, its database driver or the disk raise, as an error of ours."""
-    _quiet()
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (ENOSPC, EDQUOT):
-            raise NoSpace(f"{what}: the disk is full.") from error
-        raise TrackingError(f"{what} at {_public(uri)}: {_first_line(error)}") from error
-    except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
-        raise TrackingError(f"{what} at {_public(uri)}: {_first_line(error)}") from error
-
-
-def _or_none(call: Any, code: str) -> Any:
-    """What `call` returns, or None where MLflow answers with the error `code`."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return call()
-    except MlflowException as error:
-        if error.error_code == code:
-            return None
-        raise
-
-
-@cache
-def _quiet() -> None:
-    """Imports mlflow (1 to 3 s, so not before it is needed) without telemetry, log lines or warnings of its own."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import mlflow.pyfunc
-        import mlflow.store.model_registry.dbmodels.models
-        import mlflow.store.tracking.dbmodels.models  # noqa: F401
-        from sqlalchemy.orm import configure_mappers
-
-        configure_mappers()  # MLflow's tables; else done, with warnings, at the first query
 
 
 def _write(model: Path, folder: Path, state: State, calibration: Calibration) -> str:
@@ -378,34 +263,6 @@ def _version(entity: Any, aliases: dict[str, int]) -> Version:
         created_ms=int(entity.creation_timestamp),
         tags={k: v for k, v in tags.items() if k not in OWN_TAGS},
     )
-
-
-def _sqlite_path(uri: str) -> Path | None:
-    """The file of a sqlite address, None for a server's. Raises ConfigError for any other."""
-    if uri.startswith(("http://", "https://")):
-        return None
-    path = uri.removeprefix("sqlite:///").split("?")[0]
-    if uri == path or path in ("", ":memory:"):
-        raise ConfigError(
-            f"tracking address {_public(uri)!r}: expected sqlite:///FOLDER/FILE.db or the http(s):// address "
-            "of an MLflow server (which may keep its data in any database)."
-        )
-    return Path(path)
-
-
-def _artifacts(uri: str) -> str | None:
-    """Beside the sqlite file, wherever the process runs; a server chooses its own."""
-    path = _sqlite_path(uri)
-    return None if path is None else (path.resolve().parent / "mlartifacts").as_uri()
-
-
-def _public(text: str) -> str:
-    """A text with addresses in it, without their passwords."""
-    return re.sub(r"//[^/@\s]*@", "//***@", text)
-
-
-def _first_line(error: Exception) -> str:
-    return _public((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
 
 
 def _valid(numbers: Sequence[int]) -> str:

@@ -1,15 +1,18 @@
-"""What all tests share: one thread for torch, and one Ray session for those that need it."""
+"""What all tests share: one thread for torch, one Ray session and one tracking store for those that need them."""
 
 import io
 import os
+import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a local cluster of the tests' own
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["EVERLINE_TRACKING"] = "none"  # evaluations that are not about tracking; those that are say where
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +31,32 @@ def ray_session() -> Iterator[None]:
         )
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def prepared_tracking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty tracking database; made once, since the schema takes seconds."""
+    from everline.platform.tracking import prepare_tracking
+
+    path = tmp_path_factory.mktemp("tracking") / "mlflow.db"
+    prepare_tracking(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def tracking_uri(prepared_tracking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A test's own copy, with artifacts beside it, and a current folder that must stay empty."""
+    copied = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(prepared_tracking)) as source, closing(sqlite3.connect(copied)) as copy:
+        source.backup(copy)  # a plain copy would miss what is still in the write-ahead log
+        moved = (prepared_tracking.parent.as_uri(), tmp_path.as_uri())
+        copy.execute("UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)", moved)
+        copy.commit()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    yield f"sqlite:///{copied}"
+    assert not list(elsewhere.iterdir()), "MLflow left something in the current folder"
 
 
 def encoded(index: int, defect: bool = False) -> bytes:

@@ -23,7 +23,8 @@ from everline.platform.actor import NAMESPACE, actor_name
 from everline.platform.calibration import Calibration
 from everline.platform.images import prepare
 from everline.platform.settings import Fleet, LineSettings
-from everline.platform.versions import Versions, prepare_tracking
+from everline.platform.tracking import prepare_tracking
+from everline.platform.versions import Versions
 from PIL import Image
 from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema

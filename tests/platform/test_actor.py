@@ -25,7 +25,8 @@ from everline.platform.actor import answer, insist, line_handle, start_line
 from everline.platform.line import Line
 from everline.platform.log import LogReader, line_folder, verify
 from everline.platform.settings import Fleet, parse_fleet
-from everline.platform.versions import Versions, prepare_tracking
+from everline.platform.tracking import prepare_tracking
+from everline.platform.versions import Versions
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 LINE = {"method": "lemo", "false_reject_rate": 0.05, "checkpoint_every": 20, "params": {"size": 64}}

@@ -10,7 +10,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from everline.methods.detector import Detector, Scores, State
 from everline.methods.errors import ConfigError, Corrupt, EverlineError, NoSpace, TrackingError, UnknownVersion
 from everline.platform import versions
 from everline.platform.calibration import Calibration
-from everline.platform.versions import Versions, prepare_tracking
+from everline.platform.tracking import prepare_tracking
+from everline.platform.versions import Versions
 from PIL import Image
 from torch import Tensor
 
@@ -69,32 +69,9 @@ def png(level: int) -> bytes:
     return out.getvalue()
 
 
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty tracking database; made once, since the schema takes seconds."""
-    path = tmp_path_factory.mktemp("tracking") / "mlflow.db"
-    prepare_tracking(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def uri(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A test's own copy, with artifacts beside it, and a current folder that must stay empty."""
-    with closing(sqlite3.connect(prepared)) as source, closing(sqlite3.connect(tmp_path / "mlflow.db")) as copy:
-        source.backup(copy)  # a plain copy would miss what is still in the write-ahead log
-        moved = (prepared.parent.as_uri(), tmp_path.as_uri())
-        copy.execute("UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)", moved)
-        copy.commit()
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    monkeypatch.chdir(elsewhere)
-    yield f"sqlite:///{tmp_path}/mlflow.db"
-    assert not list(elsewhere.iterdir()), "MLflow left something in the current folder"
-
-
-@pytest.fixture
-def mono(uri: str) -> Versions:
-    return Versions(uri, "mono")
+def mono(tracking_uri: str) -> Versions:
+    return Versions(tracking_uri, "mono")
 
 
 def publish(line: Versions, key: str, level: int = 100, watermark: int = 7) -> int:
@@ -152,9 +129,9 @@ def test_the_same_key_is_registered_once_and_made_current(mono: Versions) -> Non
     assert len(mono.list()) == 2
 
 
-def test_lines_do_not_see_each_other(uri: str, mono: Versions) -> None:
+def test_lines_do_not_see_each_other(tracking_uri: str, mono: Versions) -> None:
     publish(mono, "a")
-    poly = Versions(uri, "poly")
+    poly = Versions(tracking_uri, "poly")
     assert poly.list() == []
     assert publish(poly, "a") == 1
     with pytest.raises(UnknownVersion, match="valid: 1"):
@@ -273,11 +250,11 @@ def test_a_folder_that_cannot_be_made_is_a_tracking_error(tmp_path: Path) -> Non
         prepare_tracking(f"sqlite:///{tmp_path}/file/mlflow.db")
 
 
-def test_preparing_twice_changes_nothing_and_sets_write_ahead_logging(uri: str, mono: Versions) -> None:
+def test_preparing_twice_changes_nothing_and_sets_write_ahead_logging(tracking_uri: str, mono: Versions) -> None:
     publish(mono, "a")
-    prepare_tracking(uri)
+    prepare_tracking(tracking_uri)
     assert mono.current() == 1
-    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database:
+    with closing(sqlite3.connect(tracking_uri.removeprefix("sqlite:///"))) as database:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
@@ -316,13 +293,13 @@ print(model.predict([png(120)]).to_json(orient="records"))
 """
 
 
-def test_mlflow_alone_loads_the_current_version_in_a_fresh_process(uri: str, mono: Versions) -> None:
+def test_mlflow_alone_loads_the_current_version_in_a_fresh_process(tracking_uri: str, mono: Versions) -> None:
     publish(mono, "a", level=10)
     publish(mono, "b", level=100)
     here = str(Path(__file__).parent)
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, here, uri], capture_output=True, text=True, timeout=120, env=env
+        [sys.executable, "-c", SCRIPT, here, tracking_uri], capture_output=True, text=True, timeout=120, env=env
     )
     assert done.returncode == 0, done.stderr
     (answer,) = json.loads(done.stdout)

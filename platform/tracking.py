@@ -1,0 +1,180 @@
+"""The door to MLflow's tracking store: its address, making it ready, connecting, and its errors under our names.
+
+What lies behind the door: versions of lines (versions.py) and runs of evaluations (runs.py).
+"""
+
+import logging
+import os
+import re
+import sqlite3
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from errno import EDQUOT, ENOSPC
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..methods.errors import ConfigError, NoSpace, TrackingError
+
+EXPERIMENT = "everline"  # the runs behind versions
+QUIET = {  # defaults; what the user has set wins
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_UV_AUTO_DETECT": "false",  # else it copies a project's files from the current folder
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 7 would hold a line's actor for minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+
+
+def prepare_tracking(uri: str, experiment: str = EXPERIMENT) -> None:
+    """Makes a tracking store ready, once, before workers start, with an experiment in it; harmless when it is.
+
+    sqlite: creates folders and schema (up to 6 s), sets write-ahead logging; artifacts go beside the file.
+    Servers: checks that one answers. Raises TrackingError, ConfigError (any other kind of address).
+    """
+    _quiet()
+    with answering("could not prepare the tracking store", uri):
+        path = _sqlite_path(uri)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _one_at_a_time(path):
+                from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+                _check_sqlite(path)
+                SqlAlchemyStore(uri, _artifacts(uri))
+        experiment_id(connect(uri), uri, experiment)
+
+
+def connect(uri: str) -> Any:
+    """MLflow's client. Raises TrackingError for a database that is not there, ConfigError (a wrong address)."""
+    _quiet()
+    from mlflow import MlflowClient
+
+    path = _sqlite_path(uri)
+    if path is not None:  # MLflow would try for two minutes, or make an empty one
+        if not path.is_file():
+            raise TrackingError(f"{uri}: no such database; make it with `prepare_tracking`.")
+        _check_sqlite(path)
+    return MlflowClient(uri, uri)
+
+
+def experiment_id(client: Any, uri: str, name: str) -> str:
+    """The id of an experiment, which is made if it is not there. Raises TrackingError for a deleted one."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        made = or_none(
+            lambda: client.create_experiment(name, artifact_location=_artifacts(uri)), "RESOURCE_ALREADY_EXISTS"
+        )
+        if made is not None:
+            return made
+        found = client.get_experiment_by_name(name)
+    if found.lifecycle_stage != "active":
+        raise TrackingError(
+            f"{public(uri)}: the experiment {name!r} was deleted, but not for good; restore it with "
+            f"`mlflow experiments restore -x {found.experiment_id}`, or empty MLflow's bin with `mlflow gc`."
+        )
+    return found.experiment_id
+
+
+@contextmanager
+def ending(client: Any, run_id: str) -> Iterator[None]:
+    """While a run is written: afterwards it is FINISHED, or FAILED where that raised."""
+    try:
+        yield
+    except BaseException:
+        client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id)
+
+
+@contextmanager
+def answering(what: str, uri: str) -> Iterator[None]:
+    """Whatever MLflow, its database driver or the disk raise, as an error of ours: `what` could not be done."""
+    _quiet()
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (ENOSPC, EDQUOT):
+            raise NoSpace(f"{what}: the disk is full.") from error
+        raise TrackingError(f"{what} at {public(uri)}: {_first_line(error)}") from error
+    except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
+        raise TrackingError(f"{what} at {public(uri)}: {_first_line(error)}") from error
+
+
+def or_none(call: Any, code: str) -> Any:
+    """What `call` returns, or None where MLflow answers with the error `code`."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return call()
+    except MlflowException as error:
+        if error.error_code == code:
+            return None
+        raise
+
+
+def public(text: str) -> str:
+    """A text with addresses in it, without their passwords."""
+    return re.sub(r"//[^/@\s]*@", "//***@", text)
+
+
+def _check_sqlite(path: Path) -> None:
+    """Whether it is a database that can be written; with write-ahead logging, which stays on, once set."""
+    with closing(sqlite3.connect(path, timeout=20)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Two processes that migrate one sqlite file would trip over each other."""
+    import fcntl
+
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@cache
+def _quiet() -> None:
+    """Imports mlflow (1 to 3 s, so not before it is needed) without telemetry, log lines or warnings of its own."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow.pyfunc
+        import mlflow.store.model_registry.dbmodels.models
+        import mlflow.store.tracking.dbmodels.models  # noqa: F401
+        from sqlalchemy.orm import configure_mappers
+
+        configure_mappers()  # MLflow's tables; else done, with warnings, at the first query
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    """The file of a sqlite address, None for a server's. Raises ConfigError for any other."""
+    if uri.startswith(("http://", "https://")):
+        return None
+    path = uri.removeprefix("sqlite:///").split("?")[0]
+    if uri == path or path in ("", ":memory:"):
+        raise ConfigError(
+            f"tracking address {public(uri)!r}: expected sqlite:///FOLDER/FILE.db or the http(s):// address "
+            "of an MLflow server (which may keep its data in any database)."
+        )
+    return Path(path)
+
+
+def _artifacts(uri: str) -> str | None:
+    """Beside the sqlite file, wherever the process runs; a server chooses its own."""
+    path = _sqlite_path(uri)
+    return None if path is None else (path.resolve().parent / "mlartifacts").as_uri()
+
+
+def _first_line(error: Exception) -> str:
+    return public((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
