@@ -147,6 +147,7 @@ def evaluate(
             tasks=done,
             options=runs[0].options,
             seeds=[one.seed for one in runs] if seeds > 1 else [],
+            dataset=dataset,
         )
         if record:
             record.write_text(result.dumps(), "utf-8")
