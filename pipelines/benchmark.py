@@ -1,21 +1,24 @@
 """`everline bench`: many methods under many protocols, on the same features; goes on where it was stopped."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 import torch
+from rich.progress import Progress, TaskID
 
 from ..methods.errors import DataError
 from .bench import Features, Told
 from .console import ERR, progress
-from .course import nowhere
 from .datasets import Task
-from .evaluate import ManyValues, check_source, gather, read_sources, teller
-from .plan import Plan, read_plan
-from .readers import READERS
+from .evaluate import teller
+from .options import ManyValues, check_source, gather, read_sources, set_option, source_options
+from .plan import Names, Plan, read_plan
 from .results import Result, read_result, write_result
+from .tracked import prepare, track, tracking_option
 from .trial import Trial
 
 KEEP = 4 * 2**30  # bytes of features of one task: all its methods share them
@@ -23,21 +26,15 @@ KEEP = 4 * 2**30  # bytes of features of one task: all its methods share them
 
 @click.command(cls=ManyValues)
 @click.argument("plan_file", metavar="PLAN", type=click.Path(path_type=Path))
-@click.option(
-    "--data", "folders", multiple=True, type=click.Path(path_type=Path), metavar="DIR...",
-    help="Folders in MVTec layout, as for everline evaluate.",
-)  # fmt: skip
-@click.option(
-    "--dataset", type=click.Choice(sorted(READERS)), help="In place of --data: every class of this data set."
-)
-@click.option("--root", type=click.Path(path_type=Path), help="Where the data set was unpacked.")
+@source_options
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for the records: PROTOCOL/METHOD.json."
 )
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE...", help="Parameters for every method.")
+@set_option
 @click.option(
     "--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="CPU threads; times depend on them."
 )
+@tracking_option
 def bench(
     plan_file: Path,
     folders: tuple[Path, ...],
@@ -46,6 +43,7 @@ def bench(
     out: Path,
     settings: tuple[str, ...],
     threads: int,
+    tracking: str | None,
 ) -> None:
     """Run every method of a PLAN under every protocol of it: one result record each, to compare.
 
@@ -63,48 +61,65 @@ def bench(
     check_source(folders, dataset, root)
     plan = read_plan(plan_file, gather(settings, {}))
     tasks = read_sources(folders, dataset, root)
+    if tracking is not None:
+        for protocol in sorted({trial.protocol for trial in plan.values()}):
+            prepare(tracking, protocol)
     torch.set_num_threads(threads)
-    run_plan(plan, tasks, out)
-    for path in merge(plan, tasks, out):
-        click.echo(path)
+    fresh = run_plan(plan, tasks, out)
+    for names, result in merge(plan, tasks, out, dataset).items():
+        if tracking is not None and names in fresh:
+            track(result, tracking)
+        click.echo(record_file(out, *names))
 
 
-def run_plan(plan: Plan, tasks: list[Task], out: Path) -> None:
-    """Runs what is not there yet; each task's part is a record of its own, OUT/PROTOCOL/METHOD/TASK.json."""
+def run_plan(plan: Plan, tasks: Sequence[Task], out: Path) -> set[Names]:
+    """Runs what is not there yet; each task's part is a record of its own, OUT/PROTOCOL/METHOD/TASK.json.
+
+    Returns what was run for at least one task.
+    """
+    fresh = set()
     with progress() as bars:
         all_ = bars.add_task("all", total=len(plan) * len(tasks))
         now = bars.add_task("", total=None)
         for task in tasks:
-            shared: dict[tuple, Features] = {}
-            for (protocol, method), trial in plan.items():
-                file = part_file(out, protocol, method, task)
+            shared: dict[tuple, Features] = {}  # by what `embed` depends on
+            for names, trial in plan.items():
+                file = part_file(out, *names, task)
                 if not is_done(file, trial, task):
-                    name = f"{task.name} {protocol} {method}"
-                    features = shared.setdefault(
-                        trial.detector.embedding, Features(lambda t=trial: t.detector, KEEP, again=True)
-                    )
-
-                    def told(seed: int, name: str = name) -> Told:
-                        return teller(bars, name, now)
-
-                    done = trial.on(task, told, nowhere, features)
+                    who = " ".join((task.name, *names))
+                    key = trial.detector.embedding
+                    shared[key] = shared.get(key) or Features(trial.make(trial.detector.seed), KEEP, again=True)
+                    told = partial(_told, bars, now, who)
+                    done = trial.on(task, told, features=shared[key])
                     write_result(trial.result([done]), file)
-                    ERR.print(f"{name}: image AUROC {done.metrics['image_auroc']:.3f}", highlight=False)
+                    ERR.print(f"{who}: image AUROC {done.metrics['image_auroc']:.3f}", highlight=False)
+                    fresh.add(names)
                 bars.advance(all_)
+    return fresh
 
 
-def merge(plan: Plan, tasks: list[Task], out: Path) -> Iterator[Path]:
-    """Writes OUT/PROTOCOL/METHOD.json from the parts of all tasks; yields the paths."""
-    for (protocol, method), trial in plan.items():
-        parts = [read_result(part_file(out, protocol, method, task)).tasks[0] for task in tasks]
-        path = out / protocol / f"{method}.json"
-        write_result(trial.result(parts), path)
-        yield path
+def _told(bars: Progress, bar: TaskID, name: str, seed: int) -> Told:
+    return teller(bars, f"{name} seed {seed}", bar)
+
+
+def merge(plan: Plan, tasks: Sequence[Task], out: Path, dataset: str | None = None) -> dict[Names, Result]:
+    """Writes OUT/PROTOCOL/METHOD.json from the parts of all tasks."""
+    found = {}
+    for names, trial in plan.items():
+        parts = [read_result(part_file(out, *names, task)).tasks[0] for task in tasks]
+        found[names] = trial.result(parts, dataset)
+        write_result(found[names], record_file(out, *names))
+    return found
+
+
+def record_file(out: Path, protocol: str, method: str) -> Path:
+    """Where a method's record under a protocol is kept."""
+    return out / protocol / f"{method}.json"
 
 
 def part_file(out: Path, protocol: str, method: str, task: Task) -> Path:
-    """Where one task's part of a record is kept."""
-    return out / protocol / method / f"{task.name}.json"
+    """Where one task's part of a record is kept; a data set's table may name a task as it likes."""
+    return out / protocol / method / f"{quote(task.name, safe=' ')}.json"
 
 
 def is_done(file: Path, trial: Trial, task: Task) -> bool:

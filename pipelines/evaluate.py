@@ -1,6 +1,6 @@
 """`everline evaluate`: a protocol with a method on folders of images, as a table and a result record."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,48 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress, TaskID
 
-from ..methods.errors import ConfigError, UnknownName
+from ..methods.errors import UnknownName
 from ..methods.registry import METHODS
 from .bench import Judged, Told
 from .console import ERR, json_option, progress
-from .datasets import Task, read_folder
+from .datasets import Task
 from .drift import KINDS
+from .options import ManyValues, check_source, gather, read_sources, set_option, source_options
 from .protocols import PROTOCOLS
-from .readers import INSTALLED, READERS, check_root, read_dataset
 from .results import Result, TaskResult, Whole, append_arrays
 from .tables import left_out, show
 from .tracked import landed, prepare, track, tracking_option
 from .trial import Trial
-
-MANY = ("--data", "--set", "--drift")
-
-
-class ManyValues(click.Command):
-    """A command whose options in MANY take all words up to the next option: `--data A B C`, as a shell's A/* gives."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, spread(args, MANY))
-
-
-def spread(args: Sequence[str], many: Sequence[str]) -> list[str]:
-    """`--data A B --seed 1` -> `--data A --data B --seed 1`, for the options in `many`.
-
-    What stands behind any other option, and behind `--`, stays as it is.
-    """
-    out: list[str] = []
-    current, fresh = "", False  # the option whose values are being read; whether it waits for its first
-    for n, word in enumerate(args):
-        if word == "--":
-            return out + list(args[n:])
-        if word.startswith("-") and len(word) > 1:
-            name, has_value, _ = word.partition("=")
-            current, fresh = (name, not has_value) if name in many else ("", False)
-        elif current and not fresh:
-            out.append(current)
-        else:
-            fresh = False
-        out.append(word)
-    return out
 
 
 class MethodName(click.ParamType):
@@ -71,19 +41,8 @@ class MethodName(click.ParamType):
 @click.command(cls=ManyValues)
 @click.argument("protocol", type=click.Choice(sorted(PROTOCOLS)))
 @click.option("--method", type=MethodName(), required=True, help="The detector's method.")
-@click.option(
-    "--data", "folders", multiple=True, type=click.Path(path_type=Path), metavar="DIR...",
-    help="Folders in MVTec layout: train/good, test/TYPE, ground_truth/TYPE/STEM_mask.png.",
-)  # fmt: skip
-@click.option(
-    "--dataset", type=click.Choice(sorted([*READERS, *INSTALLED])),
-    help="In place of --data: every class of this data set. `folder`: any folder of good images.",
-)  # fmt: skip
-@click.option(
-    "--root", type=click.Path(path_type=Path),
-    help=f"Where the data set was unpacked; not of {', '.join(INSTALLED)}, which a package brings along.",
-)  # fmt: skip
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE...", help="Parameters of the method.")
+@source_options
+@set_option
 @click.option("--backbone", help="Short for --set backbone=NAME.")
 @click.option("--size", type=int, help="Side of the images, in pixels.  [default: 224]")
 @click.option("--seed", type=int, help="Seed of the method and of the stream's order.  [default: 0]")
@@ -140,7 +99,7 @@ def evaluate(
         arrays = files.enter_context(Whole(scores_file)) if scores_file else None
         if tracking is not None:
             prepare(tracking, protocol)
-        result = trial.result(run(trial, tasks, arrays))
+        result = trial.result(run(trial, tasks, arrays), dataset)
         if record:
             record.write_text(result.dumps(), "utf-8")
     for task, one in zip(tasks, result.tasks, strict=True):
@@ -209,44 +168,3 @@ def named_arrays(task: str, judged: Judged) -> dict[str, NDArray]:
         "masks": judged.masks,
     }
     return {f"{task}/{name}": array for name, array in found.items() if array is not None}
-
-
-def check_source(folders: Sequence[Path], dataset: str | None, root: Path | None) -> None:
-    """Raises ConfigError unless there is either --data, or --dataset with the --root that it needs."""
-    if bool(folders) == (dataset is not None):
-        raise ConfigError("evaluate: give either --data DIR..., or --dataset NAME with --root DIR.")
-    if dataset is not None:
-        check_root(dataset, root)
-    elif root is not None:
-        raise ConfigError("evaluate: --root is where a data set lies; say which with --dataset, or leave it out.")
-
-
-def read_sources(folders: Sequence[Path], dataset: str | None, root: Path | None) -> list[Task]:
-    """The tasks of a data set, or of all folders; see `check_source`."""
-    return read_dataset(dataset, root) if dataset else read_tasks(folders)
-
-
-def read_tasks(folders: Sequence[Path]) -> list[Task]:
-    """The tasks of all folders. Raises DataError for a wrong folder, ConfigError for two of one name."""
-    tasks = [read_folder(folder) for folder in folders]
-    names = [task.name for task in tasks]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"evaluate: two folders are called {twice[0]!r}; a record needs a name for each task.")
-    return tasks
-
-
-def gather(settings: Iterable[str], options: dict[str, Any]) -> dict[str, Any]:
-    """NAME=VALUE words and the options that were given, as one set of parameters.
-
-    Raises ConfigError for a word that is no NAME=VALUE, and for a parameter that is given twice.
-    """
-    given = {name: value for name, value in options.items() if value is not None}
-    for word in settings:
-        name, equals, value = word.partition("=")
-        if not equals or not name:
-            raise ConfigError(f"evaluate: --set takes NAME=VALUE, got {word!r}.")
-        if name in given:
-            raise ConfigError(f"evaluate: {name} is given twice.")
-        given[name] = value
-    return given

@@ -23,7 +23,8 @@ from .trial import Trial
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")  # also the name of a file
 SAMPLE = "methods:\n  padim: {}\n  coreset: {}\nprotocols:\n  online: {}\n"
 
-Plan = dict[tuple[str, str], Trial]  # (protocol's name, method's name) -> what to run, in the order of the file
+Names = tuple[str, str]  # of a protocol and of a method, as the plan calls them
+Plan = dict[Names, Trial]  # what to run, in the order of the file
 
 
 def read_plan(path: Path, given: Mapping[str, Any] | None = None) -> Plan:

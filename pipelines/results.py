@@ -15,8 +15,8 @@ of a task   "offline": the figures of the same detector not learning (drift: not
             that a stream offered and the learner believed to be normal. With several seeds all figures are means
             over them, and "deviation" (the sample's, of each figure) and "runs": [{"seed", "metrics", "offline"}]
             are there.
-of the run  "options": the protocol's. "seeds". "offline": mean over tasks. "deviation": over seeds, of the mean over
-            tasks.
+of the run  "dataset": the name of the data set that all tasks are of. "options": the protocol's. "seeds". "offline":
+            mean over tasks. "deviation": over seeds, of the mean over tasks.
 """
 
 import json
@@ -103,6 +103,7 @@ class Result:
     everline_version: str = field(default=__version__)
     options: Mapping[str, Any] = field(default_factory=dict)
     seeds: Sequence[int] = field(default_factory=list)
+    dataset: str | None = None
 
     @property
     def mean(self) -> dict[str, float]:
@@ -130,7 +131,7 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """Plain values, NaN as None, in the order that is written."""
         names = ("protocol", "method", "params", "backbone", "size", "seed", "everline_version", "tasks", "mean")
-        more = ("options", "seeds", "offline", "deviation")
+        more = ("dataset", "options", "seeds", "offline", "deviation")
         extra = {name: _plain(getattr(self, name)) for name in more if getattr(self, name)}
         return {name: _plain(getattr(self, name)) for name in names} | extra
 
@@ -153,6 +154,7 @@ class Result:
             tasks=[_task(one, f"{who}: tasks[{n}]") for n, one in enumerate(row.get("tasks", list))],
             options=row.get("options", dict) if "options" in row.plain else {},
             seeds=row.whole_numbers("seeds"),
+            dataset=row.get("dataset", str) if "dataset" in row.plain else None,
         )
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from .beside import show_beside
 from .console import show_table
 from .datasets import Task
 from .results import METRICS, Result, mean_figures
@@ -13,7 +14,7 @@ HEADS = ("image\nAUROC", "image\nAP", "pixel\nAUROC", "pixel\nAP", "AUPRO", "pix
 
 
 def show(result: Result) -> None:
-    """The table on standard output: a row for each task, then their mean; images/s with learning, MB of state."""
+    """A row for each task, then their mean; images/s with learning, MB of state. Then what learning and papers say."""
     mean = result.mean
     rows = [(t.task, t.metrics, t.images_per_s, float(t.state_bytes)) for t in result.tasks]
     if len(rows) > 1:
@@ -30,6 +31,7 @@ def show(result: Result) -> None:
     show_table(title, ["task", *HEADS, "img/s", "MB"], body)
     if result.offline:
         show_gain(result)
+    show_beside(result)
 
 
 def show_gain(result: Result) -> None:

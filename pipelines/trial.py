@@ -8,8 +8,8 @@ from typing import Any
 from ..methods.detector import Detector
 from ..methods.errors import ConfigError, UnknownName
 from ..methods.registry import build
-from .bench import Features, Told
-from .course import Protocol, Sink
+from .bench import Features, Make, Told
+from .course import Protocol, Sink, nowhere
 from .datasets import Task
 from .drift import Drift
 from .protocols import PROTOCOLS
@@ -46,16 +46,18 @@ class Trial:
         options = own_options(self.protocol, self.options)
         return [PROTOCOLS[self.protocol](seed=self.detector.seed + n, **options) for n in range(self.seeds)]
 
-    def on(self, task: Task, told: Callable[[int], Told], sink: Sink, features: Features | None = None) -> TaskResult:
+    def make(self, seed: int) -> Make:
+        """Builds fresh detectors of one seed."""
+        return partial(build, self.method, **{**self.given, "seed": seed})
+
+    def on(
+        self, task: Task, told: Callable[[int], Told], sink: Sink = nowhere, features: Features | None = None
+    ) -> TaskResult:
         """Runs it on one task; see `over_seeds`."""
+        return over_seeds(self.runs, self.make, task, told, sink, features)
 
-        def make(seed: int) -> Callable[[], Detector]:
-            return partial(build, self.method, **{**self.given, "seed": seed})
-
-        return over_seeds(self.runs, make, task, told, sink, features)
-
-    def result(self, tasks: Sequence[TaskResult]) -> Result:
-        """The record of what was run."""
+    def result(self, tasks: Sequence[TaskResult], dataset: str | None = None) -> Result:
+        """The record of what was run; `dataset`: the name of the data set that the tasks are of, if it has one."""
         params, seeds = self.detector.params, [one.seed for one in self.runs]
         return Result(
             protocol=self.protocol,
@@ -67,6 +69,7 @@ class Trial:
             tasks=tasks,
             options=self.runs[0].options,
             seeds=seeds if len(seeds) > 1 else [],
+            dataset=dataset,
         )
 
 
@@ -79,7 +82,7 @@ def own_options(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
     for name in given:
         if name not in own:
             has = f"its options are {', '.join(f'--{one}' for one in own)}" if own else "it has no options of its own"
-            raise ConfigError(f"evaluate: --{name} is no option of the protocol {protocol}; {has}.")
+            raise ConfigError(f"--{name} is no option of the protocol {protocol}; {has}.")
     if "drift" in given:
         given["drift"] = tuple(Drift.parse(text) for text in given["drift"])
     return given

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from everline.methods.registry import METHODS, build
+from everline.pipelines import benchmark
 from everline.pipelines.bench import Features
-from everline.pipelines.benchmark import bench
+from everline.pipelines.benchmark import bench, part_file
+from everline.pipelines.datasets import Task
 from everline.pipelines.evaluate import evaluate
 from everline.pipelines.results import read_result, write_result
 
@@ -88,6 +90,26 @@ def test_a_stopped_run_goes_on_and_makes_anew_what_is_not_its_own(done: Path, da
     assert (done / "online/whole/bolt.json").is_file() and read_result(torn).method == "padim"
     assert read_result(other).params == record.params
     assert json.loads((done / "online/padim.json").read_text())["tasks"][0]["task"] == "disc"
+
+
+def test_no_name_of_a_task_leads_out_of_the_folder(tmp_path: Path) -> None:
+    for name in ("../../up", "/etc/up", "a/b"):
+        file = part_file(tmp_path, "online", "padim", Task(name, (), ()))
+        assert file.resolve().parent == tmp_path / "online/padim"
+
+
+def test_the_records_are_runs_in_mlflow_and_only_new_ones(
+    data: list[Path], tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    monkeypatch.setenv("EVERLINE_TRACKING", tracking_uri)
+    monkeypatch.setattr(benchmark, "track", lambda result, uri: found.append((result.method, uri)))
+    plan = "methods: {padim: {}, subspace: {}}\nprotocols: {online: {}}"
+    run(tmp_path, data[:1], plan)
+    assert found == [("padim", tracking_uri), ("subspace", tracking_uri)]
+    (tmp_path / "out/online/padim/disc.json").unlink()
+    run(tmp_path, data[:1], plan)
+    assert found[2:] == [("padim", tracking_uri)]
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

@@ -11,8 +11,9 @@ from click.testing import CliRunner, Result
 from everline.methods.errors import ConfigError, DataError, StoreError, UnknownName
 from everline.methods.metrics import evaluate as figures
 from everline.pipelines.compare import MARKS, compare, placed
-from everline.pipelines.evaluate import evaluate, spread
+from everline.pipelines.evaluate import evaluate
 from everline.pipelines.main import main
+from everline.pipelines.options import spread
 from everline.pipelines.results import METRICS, read_result
 
 SMALL = ["--size", "64", "--set", "sigma=1"]

@@ -73,7 +73,9 @@ def test_what_only_some_protocols_have_is_read_back_too(tmp_path: Path) -> None:
         "parts": [Part("blur", high, low)],
     }
     one = task(**more, runs=[SeedRun(1, low, low), SeedRun(2, high)])
-    before = result(one, task("b", offline=high, runs=[SeedRun(1, high), SeedRun(2, high)]), seeds=[1, 2])
+    before = result(
+        one, task("b", offline=high, runs=[SeedRun(1, high), SeedRun(2, high)]), seeds=[1, 2], dataset="visa"
+    )
     write_result(before, tmp_path / "r.json")
     assert read_result(tmp_path / "r.json") == before
     plain = json.loads((tmp_path / "r.json").read_text())
@@ -87,6 +89,7 @@ def test_what_only_some_protocols_have_is_read_back_too(tmp_path: Path) -> None:
     [
         ({"seeds": [1, "2"]}, "'seeds' has the wrong type"),
         ({"options": []}, "'options' has the wrong type"),
+        ({"dataset": 3}, "'dataset' has the wrong type"),
     ],
 )
 def test_what_need_not_be_there_must_be_right_where_it_is(change: dict[str, Any], said: str) -> None:

@@ -1,0 +1,109 @@
+"""Options that several commands share: the data to run on, and parameters of methods."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..methods.errors import ConfigError
+from .datasets import Task, read_folder
+from .readers import INSTALLED, READERS, check_root, read_dataset
+
+MANY = ("--data", "--set", "--drift")
+
+
+Command = Callable[..., Any]
+
+set_option = click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE...", help="Parameters of the method."
+)
+
+
+def source_options(command: Command) -> Command:
+    """Adds --data, --dataset and --root; `check_source` and `read_sources` take what they give."""
+    for option in (
+        click.option(
+            "--root", type=click.Path(path_type=Path),
+            help=f"Where the data set was unpacked; not of {', '.join(INSTALLED)}, which a package brings along.",
+        ),
+        click.option(
+            "--dataset", type=click.Choice(sorted([*READERS, *INSTALLED])),
+            help="In place of --data: every class of this data set. `folder`: any folder of good images.",
+        ),
+        click.option(
+            "--data", "folders", multiple=True, type=click.Path(path_type=Path), metavar="DIR...",
+            help="Folders in MVTec layout: train/good, test/TYPE, ground_truth/TYPE/STEM_mask.png.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+class ManyValues(click.Command):
+    """A command whose options in MANY take all words up to the next option: `--data A B C`, as a shell's A/* gives."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spread(args, MANY))
+
+
+def spread(args: Sequence[str], many: Sequence[str]) -> list[str]:
+    """`--data A B --seed 1` -> `--data A --data B --seed 1`, for the options in `many`.
+
+    What stands behind any other option, and behind `--`, stays as it is.
+    """
+    out: list[str] = []
+    current, fresh = "", False  # the option whose values are being read; whether it waits for its first
+    for n, word in enumerate(args):
+        if word == "--":
+            return out + list(args[n:])
+        if word.startswith("-") and len(word) > 1:
+            name, has_value, _ = word.partition("=")
+            current, fresh = (name, not has_value) if name in many else ("", False)
+        elif current and not fresh:
+            out.append(current)
+        else:
+            fresh = False
+        out.append(word)
+    return out
+
+
+def check_source(folders: Sequence[Path], dataset: str | None, root: Path | None) -> None:
+    """Raises ConfigError unless there is either --data, or --dataset with the --root that it needs."""
+    if bool(folders) == (dataset is not None):
+        raise ConfigError("give either --data DIR..., or --dataset NAME with --root DIR.")
+    if dataset is not None:
+        check_root(dataset, root)
+    elif root is not None:
+        raise ConfigError("--root is where a data set lies; say which with --dataset, or leave it out.")
+
+
+def read_sources(folders: Sequence[Path], dataset: str | None, root: Path | None) -> list[Task]:
+    """The tasks of a data set, or of all folders; see `check_source`."""
+    return read_dataset(dataset, root) if dataset else read_tasks(folders)
+
+
+def read_tasks(folders: Sequence[Path]) -> list[Task]:
+    """The tasks of all folders. Raises DataError for a wrong folder, ConfigError for two of one name."""
+    tasks = [read_folder(folder) for folder in folders]
+    names = [task.name for task in tasks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"--data: two folders are called {twice[0]!r}; a record needs a name for each task.")
+    return tasks
+
+
+def gather(settings: Iterable[str], options: dict[str, Any]) -> dict[str, Any]:
+    """NAME=VALUE words and the options that were given, as one set of parameters.
+
+    Raises ConfigError for a word that is no NAME=VALUE, and for a parameter that is given twice.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    for word in settings:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set takes NAME=VALUE, got {word!r}.")
+        if name in given:
+            raise ConfigError(f"{name} is given twice.")
+        given[name] = value
+    return given
