@@ -1,99 +1,126 @@
-"""`everline compare`: result records side by side, one column a method; docs/results.md is made with it."""
+"""`everline compare`: result records side by side, as tables and curves; docs/results.md is made with it."""
 
-import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from ..methods.errors import ConfigError
-from .console import show_table
-from .results import Result, TaskResult, Whole, read_result
+from ..methods.errors import ConfigError, DataError
+from .comparison import Comparison, Record
+from .comparison_curves import drawings
+from .comparison_tables import one_line, tables
+from .console import json_option, show_blocks, write_json
+from .labels import changed, seeds
+from .report import Report, Table, write_report
+from .results import Whole
 
-MARKS = ("<!-- tables -->", "<!-- end of tables -->")
-Cell = Callable[[TaskResult], float]
-FIGURES: tuple[tuple[str, str, Cell], ...] = (  # title, format, figure of one task
-    ("image AUROC", ".3f", lambda t: t.metrics["image_auroc"]),
-    ("AUPRO", ".3f", lambda t: t.metrics["aupro"]),
-    ("images/s, learning included", ".1f", lambda t: t.images_per_s),
-    ("state, MB", ".1f", lambda t: t.state_bytes / 1e6),
-)
+MARK = "tables"
 
 
 @click.command()
 @click.argument("records", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--markdown",
-    type=click.Path(path_type=Path, dir_okay=False),
+    "--report", "report_file", type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a page with the tables and a curve for each task (HTML, self-contained).",
+)  # fmt: skip
+@click.option(
+    "--markdown", type=click.Path(path_type=Path, dir_okay=False),
     help="Write the tables to this file too; between its marks, where it has them.",
-)
-def compare(records: tuple[Path, ...], markdown: Path | None) -> None:
-    """Compare result RECORDs (JSON files of everline evaluate): a row for each task, a column for each record.
+)  # fmt: skip
+@click.option(
+    "--mark", metavar="NAME",
+    help=f"The marks in that file: <!-- NAME --> and <!-- end of NAME -->.  [default: {MARK}]",
+)  # fmt: skip
+@json_option
+def compare(
+    records: tuple[Path, ...],
+    report_file: Path | None,
+    markdown: Path | None,
+    mark: str | None,
+    json_file: Path | None,
+) -> None:
+    """Compare result RECORDs (JSON files of everline evaluate): an overview first, then each figure by task.
 
-    Records must be of one protocol and one image size: figures of different ones do not compare.
+    Records must be of one protocol and one image size: figures of different ones do not compare. What else they
+    differ in names them: `padim shots=1`, `padim shots=4`. Means are over the tasks that all of them have.
     """
-    results = [read_result(path) for path in records]
-    for what in ("protocol", "size"):
-        values = sorted({str(getattr(result, what)) for result in results})
-        if len(values) > 1:
-            raise ConfigError(f"compare: the records differ in {what} ({', '.join(values)}); compare like with like.")
-    names = labels(results, records)
-    tables = [(title, rows(results, form, figure)) for title, form, figure in FIGURES]
-    for title, body in tables:
-        show_table(title, ["task", *names], body)
+    if mark is not None and markdown is None:
+        raise ConfigError("compare: --mark names a place in the file of --markdown; give both.")
+    comparison = Comparison.read(records)
+    made = tables(comparison)
+    page = filled(markdown, mark, as_markdown(comparison, made)) if markdown else ""
+    write_json(comparison.to_json(), json_file)
     if markdown:
-        made = as_markdown(results, names, tables)
-        page = placed(markdown.read_text("utf-8"), made) if markdown.is_file() else made
         with Whole(markdown) as half:
             half.write_text(page, "utf-8")
+    if report_file:
+        write_report(as_report(comparison, made), report_file)
+    if str(json_file) != "-":
+        for table in made:
+            show_blocks(table.title, table.columns, table.rows, table.note)
 
 
-def placed(page: str, made: str) -> str:
-    """`made` between the marks of a page that has both, else in place of the page."""
-    before, mark, rest = page.partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    return f"{before}{mark}\n{made}{end}{after}" if mark and end else made
+def filled(file: Path, mark: str | None, made: str) -> str:
+    """A page with `made` between its marks; without the default's marks, `made` is the page.
+
+    Raises ConfigError for a name that is none, or whose marks are not in the file; DataError for a file that is no
+    text. A file that is yet to be is made, with the marks where they have a name.
+    """
+    name = MARK if mark is None else mark
+    if not re.fullmatch(r"\w+([ -]\w+)*", name):
+        raise ConfigError(f"compare: --mark takes words of letters and digits, such as few-shot; got {mark!r}.")
+    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    if not file.is_file():
+        return made if mark is None else f"{start}\n{made}{end}\n"
+    try:
+        page = file.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: not a page to write into: {error}") from error
+    before, opened, rest = page.partition(start)
+    _, closed, after = rest.partition(end)
+    if opened and closed:
+        return f"{before}{start}\n{made}{end}{after}"
+    if mark is None:
+        return made
+    raise ConfigError(f"compare: {file} has no place {name!r}; write {start} and, below it, {end} where it belongs.")
 
 
-def labels(results: Sequence[Result], records: Sequence[Path]) -> list[str]:
-    """The method's name; with the file's name behind it where a method is there twice."""
-    methods = [result.method for result in results]
-    return [
-        method if methods.count(method) == 1 else f"{method} ({path.stem})"
-        for method, path in zip(methods, records, strict=True)
-    ]
-
-
-def rows(results: Sequence[Result], form: str, figure: Cell) -> list[list[str | None]]:
-    """A row for each task in the order first met, then the mean over the tasks that every record has."""
-    found = [{task.task: figure(task) for task in result.tasks} for result in results]
-    tasks = list(dict.fromkeys(task for column in found for task in column))
-    body = [[task, *(_text(column.get(task, math.nan), form) for column in found)] for task in tasks]
-    shared = [task for task in tasks if all(not math.isnan(column.get(task, math.nan)) for column in found)]
-    if len(shared) > 1:
-        means = [sum(column[task] for task in shared) / len(shared) for column in found]
-        title = "mean" if len(shared) == len(tasks) else f"mean of {len(shared)} that all have"
-        body.append([title, *(_text(mean, form) for mean in means)])
-    return body
-
-
-def as_markdown(
-    results: Sequence[Result], names: Sequence[str], tables: Sequence[tuple[str, list[list[str | None]]]]
-) -> str:
-    """The tables as Markdown, with what made each column."""
-    lines = [f"Protocol `{results[0].protocol}`, images of {results[0].size} x {results[0].size} pixels.", ""]
-    for title, body in tables:
-        lines += [f"**{title}**", "", _line(["task", *names]), _line(["---"] + ["---:"] * len(names))]
-        lines += [_line([cell or "-" for cell in row]) for row in body] + [""]
-    for name, result in zip(names, results, strict=True):
-        given = ", ".join(f"{key}={value}" for key, value in result.params.items() if key not in ("size", "seed"))
-        lines.append(f"* {name}: seed {result.seed}, everline {result.everline_version}; {given}")
+def as_markdown(comparison: Comparison, made: Sequence[Table]) -> str:
+    """The tables as Markdown, then what made each record."""
+    lines = []
+    for table in made:
+        lines += [f"**{_escaped(table.title)}**", "", _line(table.columns)]
+        lines += [_line(["---"] + ["---:"] * (len(table.columns) - 1))]
+        lines += [_line(["-" if cell is None else str(cell) for cell in row]) for row in table.rows] + [""]
+        lines += [_escaped(table.note), ""] if table.note else []
+    lines += [f"* {_escaped(origin(record))}" for record in comparison.records]
     return "\n".join(lines) + "\n"
 
 
+def as_report(comparison: Comparison, made: Sequence[Table]) -> Report:
+    """The page: tables, curves, what made each record."""
+    return Report(
+        f"everline compare: {comparison.setting}",
+        f"{len(comparison.records)} records, images of {comparison.size} x {comparison.size} pixels.",
+        tables=made,
+        curves=drawings(comparison),
+        footer="\n".join(origin(record) for record in comparison.records),
+    )
+
+
+def origin(record: Record) -> str:
+    """What made a record: its parameters other than the method's defaults, its seeds, the version of everline."""
+    words = changed(record.result)
+    given = ", ".join(f"{name}={value}" for name, value in words.items()) or "defaults"
+    ((what, which),) = seeds(record.result).items()
+    return f"{record.label}: {given}; {what} {which}, everline {record.result.everline_version}"
+
+
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(_escaped(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
-def _text(value: float, form: str) -> str | None:
-    return None if math.isnan(value) else format(value, form)
+def _escaped(text: str) -> str:
+    """Text from outside on one line, and never a mark or other HTML."""
+    return one_line(text).replace("<", "&lt;")

@@ -1,8 +1,9 @@
 """What the commands share: tables and progress for people, JSON for machines."""
 
 import json
-import os
+import textwrap
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .results import Whole
+
 OUT = Console()
 ERR = Console(stderr=True)
+FRAME = 3  # columns of the terminal that a table's column has beside its text
 
 fleet_option = click.option(
     "--fleet",
@@ -50,29 +54,86 @@ def progress() -> bars.Progress:
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table on standard output; None is shown as a dash."""
+    _show(columns, rows, Text(_printable(title)))
+
+
+def _show(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: Text | None = None) -> None:
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column)
+        table.add_column(Text(_printable(column)))
     for row in rows:
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*(Text(_cell(value)) for value in row))
     OUT.print(table)
 
 
+def show_blocks(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> None:
+    """A table of many columns, cut to the terminal's width: the first column stands again in front of each block.
+
+    Heads and the first column break between words, other cells not at all. The title and the note stand there once.
+    """
+    OUT.print(Text(_printable(title), style="table.title"))
+    body = [[_cell(value) for value in row] for row in rows]
+    names, *cells = ([row[n] for row in body] for n in range(len(columns)))
+    first, *heads = columns
+    least = max(len(word) for text in (first, *names) for word in text.split() or [""])
+    widths = [max(map(len, (*head.split(), *column))) for head, column in zip(heads, cells, strict=True)]
+    for block in _blocks(heads, widths, OUT.width - 1 - FRAME - least):
+        free = OUT.width - 1 - FRAME - sum(widths[n] + FRAME for n in block)
+        wrapped = [_wrapped(name, max(least, free)) for name in names]
+        above = [_wrapped(heads[n], widths[n]) for n in block]
+        _show([first, *above], zip(wrapped, *(cells[n] for n in block), strict=True))
+    if note:
+        OUT.print(Text(_printable(note)))
+
+
+def _blocks(heads: Sequence[str], widths: Sequence[int], room: int) -> list[list[int]]:
+    """Columns in blocks that fit, of one at least; heads with the same first line stay together where they can."""
+    blocks: list[list[int]] = [[]]
+
+    def fits(columns: Sequence[int]) -> bool:
+        return not blocks[-1] or sum(widths[n] + FRAME for n in (*blocks[-1], *columns)) <= room
+
+    for _, group in groupby(range(len(heads)), key=lambda n: heads[n].partition("\n")[0]):
+        together = list(group)
+        if not fits(together):
+            blocks.append([])
+        for n in together:
+            if not fits([n]):
+                blocks.append([])
+            blocks[-1].append(n)
+    return blocks
+
+
+def _wrapped(text: str, width: int) -> str:
+    lines = (textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))
+    return "\n".join(word for line in lines for word in line)
+
+
 def write_json(plain: Any, file: Path | None) -> None:
-    """Strict JSON to a file (whole or not at all), or to standard output for `-`; nothing where `file` is None."""
+    """Strict JSON to a file (whole or not at all), or to standard output for `-`; nothing where `file` is None.
+
+    Raises StoreError for a file that cannot be written.
+    """
     if file is None:
         return
     text = json.dumps(plain, indent=2, allow_nan=False) + "\n"
     if str(file) == "-":
         click.echo(text, nl=False)
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    half = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    half.write_text(text, "utf-8")
-    half.replace(file)
+    with Whole(file) as half:
+        half.write_text(text, "utf-8")
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else _printable(str(value))
+
+
+def _printable(text: str) -> str:
+    """Text in characters that the output's encoding has."""
+    try:
+        text.encode(OUT.encoding)
+    except UnicodeEncodeError:
+        return text.replace("±", "+-").encode(OUT.encoding, "replace").decode(OUT.encoding)
+    return text

@@ -43,6 +43,7 @@ class Curve:
     markers: Mapping[str, float] = field(default_factory=dict)  # vertical marks such as 'killed'
     dots: Collection[str] = ()  # the series that are drawn as dots without a line, such as one score for each image
     note: str = ""
+    doubling: bool = False  # x by powers of two, for points at 1, 2, 4, 8, ...; x of 0 and below is a gap
 
     def __post_init__(self) -> None:
         if self.y_range is not None and not (np.isfinite(self.y_range).all() and self.y_range[0] < self.y_range[1]):
@@ -51,11 +52,12 @@ class Curve:
 
 def svg(curve: Curve) -> str:
     """The curve as one <svg> element, well-formed XML, with everything from outside escaped."""
-    series = {name: _points(curve.title, points) for name, points in curve.series.items()}
-    marks = {name: x for name, x in curve.markers.items() if abs(x) < _TOO_LARGE}
+    series = {name: _points(curve, points) for name, points in curve.series.items()}
+    along = zip(curve.markers, _along(curve, list(curve.markers.values())).tolist(), strict=True)
+    marks = {name: x for name, x in along if abs(x) < _TOO_LARGE}
     xs = _domain([*(p[:, 0] for p in series.values()), np.array(list(marks.values()), np.float64)])
     ys = curve.y_range or _wide(_domain([p[:, 1] for p in series.values()]))
-    x_ticks, y_ticks = list(_ticks(*xs, 6)), list(_ticks(*ys, 5))
+    x_ticks, y_ticks = list((_doublings if curve.doubling else _ticks)(*xs, 6)), list(_ticks(*ys, 5))
     left = 34 + _LETTER * max((len(label) for _, label in y_ticks), default=1)
     across = WIDTH - left - 16
     legend = list(_flow([48 + _LETTER * len(_short(name)) for name in series], WIDTH - 20))
@@ -149,11 +151,18 @@ class _Frame:
             _text(self.root, "no values yet", self.left + self.across / 2, self.top + HEIGHT / 2, "middle")
 
 
-def _points(title: str, points: Sequence[tuple[float, float]]) -> Points:
+def _along(curve: Curve, xs: Sequence[float] | NDArray) -> NDArray[np.float64]:
+    """Where values of x stand on the axis: at themselves or, doubling, at their logarithms."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.log2(np.asarray(xs, np.float64)) if curve.doubling else np.asarray(xs, np.float64)
+
+
+def _points(curve: Curve, points: Sequence[tuple[float, float]]) -> Points:
     """Pairs -> (n, 2); a pair that cannot be drawn becomes NaN, that is, a gap."""
     array = np.array(points, np.float64).reshape(-1, 2) if len(points) == 0 else np.array(points, np.float64)
     if array.ndim != 2 or array.shape[1] != 2:
-        raise ConfigError(f"curve {title!r}: a series is a list of (x, y) pairs, not of shape {array.shape}.")
+        raise ConfigError(f"curve {curve.title!r}: a series is a list of (x, y) pairs, not of shape {array.shape}.")
+    array[:, 0] = _along(curve, array[:, 0])
     array[~(np.abs(array) < _TOO_LARGE).all(axis=1)] = np.nan
     return array
 
@@ -226,6 +235,13 @@ def _ticks(low: float, high: float, wanted: int) -> Iterator[tuple[float, str]]:
     for number in range(math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6) + 1):
         value = number * step
         yield value, f"{value:,.{digits}f}" if plain else f"{value:.6g}"
+
+
+def _doublings(low: float, high: float, wanted: int) -> Iterator[tuple[float, str]]:
+    """Powers of two inside 2**low..2**high with their labels, at most about twice as many as are wanted."""
+    step = max(1, math.ceil((high - low) / (2 * wanted)))
+    for power in range(math.ceil(low - 1e-6), math.floor(high + 1e-6) + 1, step):
+        yield power, f"{2.0**power:,.6g}"
 
 
 def _flow(widths: Sequence[float], total: float) -> Iterator[tuple[int, float]]:

@@ -145,3 +145,20 @@ def test_a_range_upside_down_and_points_that_are_no_pairs_are_refused():
         _curve({}, y_range=(1.0, 0.0))
     with pytest.raises(ConfigError, match="pairs"):
         svg(_curve({"a": [(1, 2, 3)]}))
+
+
+def test_doubling_places_powers_of_two_at_equal_steps():
+    curve = _curve(
+        {"a": [(1, 0), (2, 0.5), (4, 1), (0, 0.5), (-1, 0.5)]}, y_range=(0, 1), markers={"half": 2}, doubling=True
+    )
+    places = _places(_paths(curve)[0])
+    assert len(places) == 3 and places[1][0] == pytest.approx(places[2][0] / 2, abs=0.1)
+    assert _texts(curve)[:1] == ["a"] and [text for text in _texts(curve) if text in "124"] == ["1", "2", "4"]
+    mark = next(line for line in ET.fromstring(svg(curve)).iter(f"{NS}line") if line.get("class") == "mark")
+    plot = ET.fromstring(svg(curve)).find(f"{NS}svg")
+    assert float(mark.get("x1")) == pytest.approx(float(plot.get("x")) + 5 + places[1][0], abs=0.2)
+
+
+def test_a_long_doubling_axis_has_few_labels():
+    labels = [text for text in _texts(_curve({"a": [(1, 0), (2**40, 1)]}, doubling=True)) if text]
+    assert len(labels) < 25 and "16" in labels

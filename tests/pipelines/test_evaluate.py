@@ -1,4 +1,4 @@
-"""`everline evaluate` and `everline compare`, as they are typed."""
+"""`everline evaluate`, as it is typed."""
 
 import json
 import sys
@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner, Result
 from everline.methods.errors import ConfigError, DataError, StoreError, UnknownName
 from everline.methods.metrics import evaluate as figures
-from everline.pipelines.compare import MARKS, compare, placed
 from everline.pipelines.evaluate import evaluate
 from everline.pipelines.main import main
 from everline.pipelines.options import spread
@@ -120,32 +119,3 @@ def test_errors_end_the_program_with_one_line(
         main()
     said = capsys.readouterr().err
     assert ended.value.code == code and named in said and len(said.splitlines()) == 1
-
-
-def test_records_are_compared_side_by_side(data: Path, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        words = ["--set", "sigma=1", "--size", 64, "--json", tmp_path / f"{name}.json"]
-        folders = [data / "masked", data / "plain"] if name == "one" else [data / "masked"]
-        assert call("online", "--method", "padim", "--data", *folders, *words).exit_code == 0
-    files = [str(tmp_path / "one.json"), str(tmp_path / "two.json")]
-    ran = CliRunner().invoke(compare, [*files, "--markdown", str(tmp_path / "t.md")])
-    assert ran.exit_code == 0 and "padim (one)" in ran.output
-    text = (tmp_path / "t.md").read_text()
-    auroc = read_result(tmp_path / "one.json").tasks[0].metrics["image_auroc"]
-    assert f"| masked | {auroc:.3f} | {auroc:.3f} |" in text
-    assert "| plain | - | - |" in text  # AUPRO: no masks in one, no such task in two
-    assert "* padim (one): seed 0, everline " in text
-
-
-def test_records_that_do_not_compare_are_refused(data: Path, tmp_path: Path) -> None:
-    for size in (32, 64):
-        words = ["--size", size, "--json", tmp_path / f"{size}.json"]
-        assert call("online", "--method", "padim", "--data", data / "plain", *words).exit_code == 0
-    ran = CliRunner().invoke(compare, [str(tmp_path / "32.json"), str(tmp_path / "64.json")])
-    assert isinstance(ran.exception, ConfigError) and "differ in size (32, 64)" in str(ran.exception)
-
-
-def test_tables_go_between_a_pages_marks() -> None:
-    page = f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n"
-    assert placed(page, "new\n") == f"before\n{MARKS[0]}\nnew\n{MARKS[1]}\nafter\n"
-    assert placed("no marks", "new\n") == "new\n"

@@ -160,6 +160,18 @@ def test_a_column_shows_its_numbers_alike():
     assert column([1e-9, 0.5]) == ["1e-09", "0.5"]
 
 
+def test_figures_with_their_deviation_are_set_to_the_right():
+    table = Table(
+        "t", ["name", "figure", "text"], [["a", "0.912 ± 0.013", "0.5"], ["b", "+0.125", "half"], ["c", None, "-"]]
+    )
+    head = [
+        attrs.get("class")
+        for attrs in Page(render(Report("r", tables=[table]))).all("th")
+        if attrs.get("scope") == "col"
+    ]
+    assert head == [None, "number", None]
+
+
 def test_a_row_of_the_wrong_length_is_refused():
     with pytest.raises(ConfigError, match="row 1 has 1 cells for 2 columns"):
         Table("t", ["a", "b"], [[1, 2], [3]])

@@ -1,0 +1,151 @@
+"""Result records that compare: what they are called, which tasks they share, their means, all of it as plain JSON."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..methods.errors import ConfigError, DataError
+from .figures import FIGURES, GAINS, Figure, Value
+from .labels import changed, labels, options
+from .results import Result, TaskResult, read_result
+
+
+@dataclass(frozen=True)
+class Record:
+    """One result, with what it is called here and the file that it came from."""
+
+    label: str
+    file: Path
+    result: Result
+
+    @cached_property
+    def tasks(self) -> dict[str, TaskResult]:
+        """The tasks by name, in the record's order."""
+        return {task.task: task for task in self.result.tasks}
+
+    def to_json(self, means: dict[str, Value]) -> dict[str, Any]:
+        """Plain values; None for a figure that does not exist."""
+        result = self.result
+        return {
+            "label": self.label,
+            "file": str(self.file),
+            "method": result.method,
+            "changed": {name: result.params[name] for name in changed(result)},
+            "options": dict(result.options),
+            "seeds": list(result.seeds) or [result.seed],
+            "everline_version": result.everline_version,
+            "mean": {name: _number(mean.value) for name, mean in means.items()},
+            "deviation": {name: _number(mean.deviation) for name, mean in means.items()},
+            "tasks": {
+                name: {key: _number(figure.of(task)) for key, figure in KEYS.items()}
+                for name, task in self.tasks.items()
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Records of one protocol, one size and the same data, of which each may have more tasks than all share."""
+
+    records: Sequence[Record]
+
+    @classmethod
+    def read(cls, files: Sequence[Path]) -> "Comparison":
+        """Raises DataError for a file that is no record, ConfigError for records that do not compare."""
+        results = [read_result(file) for file in files]
+        check(results, files)
+        made = zip(labels(results, files), files, results, strict=True)
+        return cls([Record(label, file, result) for label, file, result in made])
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """All tasks, in the order first met."""
+        return list(dict.fromkeys(name for record in self.records for name in record.tasks))
+
+    @cached_property
+    def shared(self) -> list[str]:
+        """The tasks that every record has: means are over these."""
+        return [name for name in self.tasks if all(name in record.tasks for record in self.records)]
+
+    def common(self, figure: Figure) -> list[str]:
+        """The shared tasks that have a figure in every record; a record that has it nowhere does not count."""
+        found = [{n for n in self.shared if not math.isnan(figure.of(record.tasks[n]))} for record in self.records]
+        return [name for name in self.shared if any(found) and all(name in names for names in found if names)]
+
+    def mean(self, record: Record, figure: Figure) -> Value:
+        """A record's mean over the tasks in `common`."""
+        return figure.mean([record.tasks[name] for name in self.common(figure)])
+
+    @property
+    def protocol(self) -> str:
+        """The protocol of all of them."""
+        return self.records[0].result.protocol
+
+    @property
+    def size(self) -> int:
+        """The side of their images, in pixels."""
+        return self.records[0].result.size
+
+    @property
+    def setting(self) -> str:
+        """The protocol with those of its options in which the records agree."""
+        every = [options(record.result) for record in self.records]
+        agreed = [f"{name}={value}" for name, value in every[0].items() if all(o.get(name) == value for o in every)]
+        return " ".join([self.protocol, *agreed])
+
+    @property
+    def scope(self) -> str:
+        """What the means are over, in words."""
+        if self.shared == self.tasks:
+            return f"task {self.tasks[0]}" if len(self.tasks) == 1 else f"mean over {len(self.tasks)} tasks"
+        return f"mean over the {len(self.shared)} of {len(self.tasks)} tasks that all have"
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        means = [{name: self.mean(record, figure) for name, figure in KEYS.items()} for record in self.records]
+        return {
+            "protocol": self.protocol,
+            "size": self.size,
+            "shared_tasks": self.shared,
+            "records": [record.to_json(mean) for record, mean in zip(self.records, means, strict=True)],
+        }
+
+
+KEYS = FIGURES | {f"gain_{name}": figure for name, figure in GAINS.items()}
+
+
+def check(results: Sequence[Result], files: Sequence[Path]) -> None:
+    """Raises ConfigError for records that do not compare, DataError for one that has a task twice."""
+    twice = [str(file) for n, file in enumerate(files) if file.resolve() in {one.resolve() for one in files[:n]}]
+    if twice:
+        raise ConfigError(f"compare: {twice[0]} is given twice.")
+    for what in ("protocol", "size", "dataset"):
+        values = sorted({str(getattr(result, what) or "folders of your own") for result in results})
+        if len(values) > 1:
+            raise ConfigError(f"compare: the records differ in {what} ({', '.join(values)}); compare like with like.")
+    for result, file in zip(results, files, strict=True):
+        if len({task.task for task in result.tasks}) < len(result.tasks):
+            raise DataError(f"{file}: two of its tasks have one name; this is no result record of everline.")
+    check_data(results, files)
+
+
+def check_data(results: Sequence[Result], files: Sequence[Path]) -> None:
+    """Raises ConfigError where no task is shared, or one has other numbers of images under the same options."""
+    if not set.intersection(*({task.task for task in result.tasks} for result in results)):
+        raise ConfigError("compare: there is no task that all records have; compare records of the same data.")
+    seen: dict[tuple[str, str], tuple[int, int, Path]] = {}
+    for result, file in zip(results, files, strict=True):
+        for task in result.tasks:
+            train, test, first = seen.setdefault((task.task, str(options(result))), (task.n_train, task.n_test, file))
+            if (train, test) != (task.n_train, task.n_test):
+                raise ConfigError(
+                    f"compare: {task.task} has {train} images to learn and {test} to judge in {first}, "
+                    f"{task.n_train} and {task.n_test} in {file}: other data of the same name; compare like with like."
+                )
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
