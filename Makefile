@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DATA ?= ../shared/data
 
-.PHONY: help setup demo test check format lock results clean
+.PHONY: help setup demo test check format lock results ablations clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -33,11 +33,17 @@ check: setup ## lint, format, types
 	$(BIN)/ruff format --check .
 	cd $(VENV)/typing && ../bin/mypy --config-file everline/pyproject.toml $(addprefix -p everline.,methods platform deploy pipelines)
 
-results: setup ## the tables of docs/results.md anew: methods and a control on every folder of DATA (five minutes)
-	@for method in lemo padim coreset; do \
-	  $(BIN)/everline evaluate online --method $$method --data $(wildcard $(DATA)/*/) --json build/$$method.json || exit 1; done
-	$(BIN)/everline evaluate online --method lemo --set lr=0 update=none --data $(wildcard $(DATA)/*/) --json build/untrained.json
-	$(BIN)/everline compare build/lemo.json build/untrained.json build/padim.json build/coreset.json --markdown docs/results.md
+results: setup ## the tables of docs/results.md anew, on every folder of DATA (two hours; goes on where it was stopped)
+	$(BIN)/everline bench docs/plans/results.yaml --data $(wildcard $(DATA)/*/) --out build/results --tracking none \
+	  --markdown docs/results.md --mark overview
+	for protocol in online offline four-shots fewshot drift; do \
+	  $(BIN)/everline compare build/results/$$protocol/*.json --markdown docs/results-by-task.md --mark $$protocol || exit 1; done
+
+ablations: setup ## the papers' ablations in docs/results.md anew, on two folders of DATA (an hour)
+	$(BIN)/everline bench docs/plans/lemo-table-6.yaml --data $(DATA)/mtd $(DATA)/deeppcb_20085 --out build/lemo --tracking none \
+	  --markdown docs/results.md --mark lemo
+	$(BIN)/everline bench docs/plans/kng-tables-3-4-5.yaml --data $(DATA)/mtd $(DATA)/deeppcb_20085 --out build/kng --tracking none \
+	  --markdown docs/results.md --mark kng
 
 format: setup ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .

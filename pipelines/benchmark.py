@@ -12,10 +12,12 @@ from rich.progress import Progress, TaskID
 
 from ..methods.errors import DataError
 from .bench import Features, Told
-from .console import ERR, progress
+from .console import ERR, progress, show_blocks
 from .datasets import Task
 from .evaluate import teller
+from .markdown import check_mark, filled, markdown_options, table_markdown, write_page
 from .options import ManyValues, check_source, gather, read_sources, set_option, source_options
+from .overview import overview
 from .plan import Names, Plan, read_plan
 from .results import Result, read_result, write_result
 from .tracked import prepare, track, tracking_option
@@ -34,6 +36,7 @@ KEEP = 4 * 2**30  # bytes of features of one task: all its methods share them
 @click.option(
     "--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="CPU threads; times depend on them."
 )
+@markdown_options
 @tracking_option
 def bench(
     plan_file: Path,
@@ -43,9 +46,11 @@ def bench(
     out: Path,
     settings: tuple[str, ...],
     threads: int,
+    markdown: Path | None,
+    mark: str | None,
     tracking: str | None,
 ) -> None:
-    """Run every method of a PLAN under every protocol of it: one result record each, to compare.
+    """Run every method of a PLAN under every protocol of it: one table, and one result record each, to compare.
 
     An image goes through the backbone once for all of them. Stopped, it goes on where it was: what is under --out
     and was made by the same method, parameters and options stays. A small plan file:
@@ -58,6 +63,7 @@ def bench(
       online: {}
       four-shots: {protocol: offline, options: {shots: 4}, seeds: 3}
     """
+    check_mark(markdown, mark)
     check_source(folders, dataset, root)
     plan = read_plan(plan_file, gather(settings, {}))
     tasks = read_sources(folders, dataset, root)
@@ -66,18 +72,22 @@ def bench(
             prepare(tracking, protocol)
     torch.set_num_threads(threads)
     fresh = run_plan(plan, tasks, out)
-    for names, result in merge(plan, tasks, out, dataset).items():
-        if tracking is not None and names in fresh:
-            track(result, tracking)
-        click.echo(record_file(out, *names))
+    records = merge(plan, tasks, out, dataset)
+    table = overview(records)
+    if markdown is not None:
+        write_page(markdown, filled(markdown, mark, table_markdown(table)))
+    show_blocks(table.title, table.columns, table.rows, table.note)
+    if tracking is not None:
+        for names in fresh:
+            track(records[names], tracking)
 
 
-def run_plan(plan: Plan, tasks: Sequence[Task], out: Path) -> set[Names]:
+def run_plan(plan: Plan, tasks: Sequence[Task], out: Path) -> list[Names]:
     """Runs what is not there yet; each task's part is a record of its own, OUT/PROTOCOL/METHOD/TASK.json.
 
     Returns what was run for at least one task.
     """
-    fresh = set()
+    fresh: dict[Names, None] = {}  # in order
     with progress() as bars:
         all_ = bars.add_task("all", total=len(plan) * len(tasks))
         now = bars.add_task("", total=None)
@@ -93,9 +103,9 @@ def run_plan(plan: Plan, tasks: Sequence[Task], out: Path) -> set[Names]:
                     done = trial.on(task, told, features=shared[key])
                     write_result(trial.result([done]), file)
                     ERR.print(f"{who}: image AUROC {done.metrics['image_auroc']:.3f}", highlight=False)
-                    fresh.add(names)
+                    fresh[names] = None
                 bars.advance(all_)
-    return fresh
+    return list(fresh)
 
 
 def _told(bars: Progress, bar: TaskID, name: str, seed: int) -> Told:

@@ -12,10 +12,11 @@ from click.testing import CliRunner
 from click.testing import Result as Ran
 from everline.methods.errors import ConfigError, DataError
 from everline.methods.registry import build
-from everline.pipelines.compare import as_markdown, compare, filled
+from everline.pipelines.compare import as_markdown, compare
 from everline.pipelines.comparison import Comparison
 from everline.pipelines.comparison_curves import curve_table, drawings
 from everline.pipelines.comparison_tables import tables
+from everline.pipelines.markdown import filled
 from everline.pipelines.report import Table
 from everline.pipelines.results import METRICS, Part, Result, SeedRun, TaskResult, write_result
 
@@ -170,6 +171,7 @@ def test_a_method_that_is_not_registered_shows_all_its_parameters(write: Write, 
     ("changed", "said"),
     [
         ({"size": 32}, r"differ in size \(32, 64\)"),
+        ({"dataset": "mvtec"}, r"differ in dataset \(folders of your own, mvtec\)"),
         ({"protocol": "offline"}, r"differ in protocol \(offline, online\)"),
     ],
 )

@@ -1,5 +1,6 @@
 """Plan files: what they say, and that every mistake in one is named before anything runs."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,11 @@ def test_mistakes_are_named(tmp_path: Path, methods: str, protocols: str, messag
 def test_a_missing_file_shows_a_sample(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no plan file(.|\n)*methods:"):
         read_plan(tmp_path / "none.yaml")
+
+
+def test_the_example_of_the_documents_is_a_plan(tmp_path: Path) -> None:
+    found = re.search(r"```yaml\n(methods:.*?)```", (ROOT / "docs/protocols.md").read_text(), re.DOTALL)
+    assert found and len(read_plan(plan(tmp_path, found[1]))) == 5
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs/plans").glob("*.yaml")), ids=lambda path: path.name)

@@ -1,0 +1,40 @@
+"""All records of a plan in one table: a row for each method, each protocol's figures, cost and size."""
+
+from collections.abc import Mapping
+
+from .figures import FIGURES, METRIC_TITLES, Figure, admitted, metric, still
+from .plan import Names
+from .report import Table
+from .results import ADMITTED, Result
+
+SHOWN = ("image_auroc", "aupro")
+WITHOUT = {"fewshot": "not learning", "drift": "not under drift"}  # what a protocol calls its figures `offline`
+COSTS = {"ms/img": FIGURES["ms_per_image"], "MB": FIGURES["state_mb"]}
+
+
+def overview(records: Mapping[Names, Result]) -> Table:
+    """Means over tasks, with their deviation where there are several seeds; costs are those of its first protocol."""
+    columns: list[tuple[str, str, Figure]] = []  # head, the protocol's name in the plan, what is shown
+    for where, protocol in {names[0]: result.protocol for names, result in records.items()}.items():
+        for name in SHOWN:
+            head = f"{where}\n{METRIC_TITLES[name]}"
+            if protocol in WITHOUT:
+                columns.append((f"{head}\n{WITHOUT[protocol]}", where, metric("", name, still)))
+            columns.append((head, where, metric("", name)))
+        if any(task.admitted for (which, _), result in records.items() if which == where for task in result.tasks):
+            columns += [(f"{where}\nadmitted\n{kind}", where, admitted(kind)) for kind in ADMITTED]
+    rows = []
+    for method in dict.fromkeys(name for _, name in records):
+        own = {where: result for (where, name), result in records.items() if name == method}
+        cells = [_text(own.get(where), figure) for _, where, figure in columns]
+        rows.append([method, *cells, *(_text(next(iter(own.values())), figure) for figure in COSTS.values())])
+    result = next(iter(records.values()))
+    note = "ms/img: to score and learn, aside from the backbone. MB: state. ±: the deviation over seeds."
+    if any("admitted" in head for head, _, _ in columns):
+        note += " Admitted: the share of such patches in the stream that was believed to be normal."
+    title = f"means over {len(result.tasks)} tasks, {result.size} pixels"
+    return Table(title, ["method", *(head for head, _, _ in columns), *COSTS], rows, note)
+
+
+def _text(result: Result | None, figure: Figure) -> str | None:
+    return None if result is None else figure.mean(result.tasks).text(figure.form)
