@@ -22,12 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..methods.detector import Detector, Learned
-from ..methods.errors import DataError, ImageError
 from ..methods.metrics import evaluate
-from ..platform.images import prepare
-from .datasets import Sample, read_mask
+from .datasets import Sample
 from .drift import Drift
 from .results import METRICS, TIMES
+from .view import View
 
 Make = Callable[[], Detector]
 Told = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
@@ -81,13 +80,14 @@ class Features:
     """Features of images, each embedded once per drift as long as there is room; seeds and modes share them.
 
     That they can be shared is the contract's: `embed` is frozen and depends neither on learning nor on the seed.
-    `again`: whether the images that are learned will be asked for again (by runs with other seeds).
+    `again`: whether the images that are learned will be asked for again (by runs with other seeds). `crop`: see
+    `View`, which raises ConfigError.
     """
 
-    def __init__(self, make: Make, keep: int = KEEP, again: bool = False) -> None:
+    def __init__(self, make: Make, keep: int = KEEP, again: bool = False, crop: int | None = None) -> None:
         self.eyes = make()  # embeds, and never learns
         self.again = again
-        self.size = self.eyes.size
+        self.view = View(self.eyes.size, crop)
         self.clock = Clock()
         self._room = keep
         self._calls = 0
@@ -97,12 +97,14 @@ class Features:
         """Features of one image, B = 1, the caller's own. Raises DataError for a file that is no image."""
         if (path, drift) in self._kept:
             return self._kept[path, drift].clone()  # a copy: a method that writes into it spoils nobody else's
-        picture = _picture(path, self.size, drift)
+        picture = self.view.picture(path)
+        if drift is not None:
+            picture = torch.from_numpy(drift(picture.numpy(), path))
         self._calls += 1
         if self._calls == 2:
             self.clock.reset("backbone")  # the first call set the backbone up: of several, it does not count
         with self.clock("backbone"):
-            features = _done(self.eyes.embed(picture))
+            features = _done(self.eyes.embed(picture[None]))
         size = features.numel() * features.element_size()
         if again and size <= self._room:
             self._room -= size
@@ -113,10 +115,21 @@ class Features:
 class Bench:
     """One run of a protocol: its detectors, features, clock and progress."""
 
-    def __init__(self, make: Make, told: Told = untold, features: Features | None = None, keep: int = KEEP) -> None:
+    def __init__(
+        self,
+        make: Make,
+        told: Told = untold,
+        features: Features | None = None,
+        keep: int = KEEP,
+        crop: int | None = None,
+    ) -> None:
         self.make, self.told = make, told
-        self.features = features or Features(make, keep)
+        self.features = features or Features(make, keep, crop=crop)
         self.clock = Clock()
+
+    def panel(self, samples: "Sequence[Sample]", names: Sequence[str] = ()) -> "Panel":
+        """Images to judge, their masks seen as the images are."""
+        return Panel.of(samples, self.features.view, names)
 
     def learn(self, learner: Detector, paths: Sequence[Path], drift: Drift | None = None) -> Learned:
         """One call of `learn` with the features of these images, and what it reports."""
@@ -132,7 +145,7 @@ class Bench:
 
         Setting up for the new state (factoring, indexing), which a copy does on its first image, is in the time.
         """
-        count, size = len(panel.samples), self.features.size
+        count, size = len(panel.samples), self.features.view.size
         scores = np.full(count, np.nan, np.float32)
         maps = np.empty((count, size, size), np.float32) if learner.traits.gives_map else None
         copy = self.make()
@@ -169,16 +182,16 @@ class Panel:
     masks: NDArray[np.bool_] | None  # (N, S, S); None where a defect lacks its mask, or there are no defects
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], size: int, names: Sequence[str] = ()) -> "Panel":
+    def of(cls, samples: Sequence[Sample], view: View, names: Sequence[str] = ()) -> "Panel":
         """Reads the masks. `names`: of the images; KIND/FILE where none are given."""
         labels = np.array([sample.defect for sample in samples], bool)
         names = tuple(names or (f"{sample.kind}/{sample.path.name}" for sample in samples))
         masked = labels.any() and all(sample.masks for sample in samples if sample.defect)
-        masks = np.zeros((len(samples), size, size), bool) if masked else None
+        masks = np.zeros((len(samples), view.size, view.size), bool) if masked else None
         if masks is not None:
             for n, sample in enumerate(samples):
                 for file in sample.masks:
-                    masks[n] |= read_mask(file, size, sample.above)
+                    masks[n] |= view.mask(file, sample.above)
         return cls(tuple(samples), names, labels, masks)
 
     def part(self, start: int, end: int) -> "Panel":
@@ -217,15 +230,6 @@ class _Lap:
     def __exit__(self, *error: Any) -> None:
         seconds, images = self.clock.spent.get(self.name, (0.0, 0))
         self.clock.spent[self.name] = (seconds + time.perf_counter() - self.start, images + self.images)
-
-
-def _picture(path: Path, size: int, drift: Drift | None) -> Tensor:
-    """uint8 (1, 3, size, size)."""
-    try:
-        picture = prepare(path.read_bytes(), size)
-    except (OSError, ImageError) as error:
-        raise DataError(f"{path}: {error}") from error
-    return (picture if drift is None else torch.from_numpy(drift(picture.numpy(), path)))[None]
 
 
 def _done(features: Tensor) -> Tensor:

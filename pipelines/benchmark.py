@@ -92,13 +92,13 @@ def run_plan(plan: Plan, tasks: Sequence[Task], out: Path) -> list[Names]:
         all_ = bars.add_task("all", total=len(plan) * len(tasks))
         now = bars.add_task("", total=None)
         for task in tasks:
-            shared: dict[tuple, Features] = {}  # by what `embed` depends on
+            shared: dict[tuple, Features] = {}  # by what they depend on
             for names, trial in plan.items():
                 file = part_file(out, *names, task)
                 if not is_done(file, trial, task):
                     who = " ".join((task.name, *names))
-                    key = trial.detector.embedding
-                    shared[key] = shared.get(key) or Features(trial.make(trial.detector.seed), KEEP, again=True)
+                    crop, key = trial.runs[0].crop, (trial.detector.embedding, trial.runs[0].crop)
+                    shared[key] = shared.get(key) or Features(trial.make(trial.detector.seed), KEEP, True, crop)
                     told = partial(_told, bars, now, who)
                     done = trial.on(task, told, features=shared[key])
                     write_result(trial.result([done]), file)

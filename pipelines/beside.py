@@ -137,8 +137,9 @@ def remarks(result: Result, row: Published) -> list[str]:
     differ = row.differences(result.params)
     if differ:
         out.append(f"Not as in the paper (its values in brackets): {', '.join(differ)}.")
-    if row.crop:
-        out.append(f"The paper resizes to {row.crop} and keeps the middle {row.size}; here images are resized whole.")
+    if row.crop != (crop := result.options.get("crop")):
+        theirs, ours = (f"--crop {one}" if one else "no crop" for one in (row.crop, crop))
+        out.append(f"Not as in the paper: {ours} ({theirs}).")
     return [*out, row.note] if row.note else out
 
 

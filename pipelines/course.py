@@ -26,11 +26,13 @@ def nowhere(name: str, judged: Judged) -> None:
 class Protocol(ABC):
     """Who may see what and when. The fields that a protocol adds are its options, and its command line's.
 
-    seed: of everything that it draws. keep: see KEEP.
+    seed: of everything that it draws. keep: see KEEP. crop: side to which pictures are resized before their middle
+    is cut out; None: they are resized whole (see `View`).
     """
 
     seed: int = 0
     keep: int = KEEP
+    crop: int | None = None
     name: ClassVar[str]
 
     @abstractmethod
@@ -52,7 +54,7 @@ class Protocol(ABC):
 
     @classmethod
     def option_names(cls) -> list[str]:
-        """The fields that a protocol adds to this one's."""
+        """The fields that say how it runs: all but the seed and the memory."""
         return [field.name for field in fields(cls) if field.name not in ("seed", "keep")]
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..methods.errors import ConfigError
-from .bench import Bench, Features, Judged, Make, Panel, Told, untold
+from .bench import Bench, Features, Judged, Make, Told, untold
 from .course import Protocol, Sink, draw, finish, learn_all, nowhere
 from .datasets import Task
 from .drift import DRIFTS, Drift
@@ -30,8 +30,8 @@ class Drifting(Protocol):
         self, make: Make, task: Task, told: Told = untold, features: Features | None = None, sink: Sink = nowhere
     ) -> tuple[TaskResult, Judged]:
         """As in Protocol; the judgement returned is that of `none`, the others go to `sink` as DRIFT/SCENARIO."""
-        clean, bench = make(), Bench(make, told, features, self.keep)
-        panel = Panel.of(task.test, clean.size)
+        clean, bench = make(), Bench(make, told, features, self.keep, self.crop)
+        panel = bench.panel(task.test)
         bench.embed(task.test)
         paths, _ = draw(task, None, self.seed)
         learn_all(bench, clean, paths)
@@ -53,4 +53,4 @@ class Drifting(Protocol):
     @property
     def options(self) -> dict[str, Any]:
         """Each drift with its level."""
-        return {"drift": {one.kind: one.level for one in self.drift}}
+        return super().options | {"drift": {one.kind: one.level for one in self.drift}}

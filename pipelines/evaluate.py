@@ -55,6 +55,9 @@ class MethodName(click.ParamType):
     "--drift", multiple=True, metavar="KIND[=LEVEL]...",
     help=f"Of drift: which, and how strong.  [default: {' '.join(f'{n}={k.level:g}' for n, k in KINDS.items())}]",
 )  # fmt: skip
+@click.option(
+    "--crop", type=int, help="Resize to this side and keep the middle, as some papers do.  [default: no crop]"
+)
 @click.option("--device", help="Where to compute: cpu, cuda, cuda:1, ...  [default: cpu]")
 @json_option
 @click.option(

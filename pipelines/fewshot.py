@@ -69,9 +69,9 @@ class FewShot(Protocol):
         self, make: Make, task: Task, told: Told = untold, features: Features | None = None, sink: Sink = nowhere
     ) -> tuple[TaskResult, Judged]:
         """As in Protocol; the judgement returned is that with learning, `sink` gets the other as `offline`."""
-        bench = Bench(make, told, features, self.keep)
+        bench = Bench(make, told, features, self.keep, self.crop)
         shots, stream = self.stream(task)
-        panel = Panel.of(stream, bench.features.size, ["/".join(one.path.parts[-3:]) for one in stream])
+        panel = bench.panel(stream, ["/".join(one.path.parts[-3:]) for one in stream])
         bench.embed([*(Sample(path, False, "good") for path in shots), *stream])
         still, _ = self.flow(bench, panel, shots, learns=False)
         sink("offline", still)

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..methods.errors import ConfigError
-from .bench import Bench, Features, Judged, Make, Panel, Told, untold
+from .bench import Bench, Features, Judged, Make, Told, untold
 from .course import Protocol, Sink, check_shots, draw, finish, learn_all, nowhere, teach
 from .datasets import Task
 from .drifting import Drifting
@@ -40,8 +40,8 @@ class Online(Protocol):
         learner = make()
         if not learner.learns_per_image:
             raise ConfigError(f"{learner.name}: it cannot learn one image at a time, as the protocol online asks.")
-        bench = Bench(make, told, features, self.keep)
-        panel = Panel.of(task.test, learner.size)
+        bench = Bench(make, told, features, self.keep, self.crop)
+        panel = bench.panel(task.test)
         bench.embed(task.test)
         paths = [task.train[index] for index in self.order(len(task.train))]
         points, curve = set(self.points(len(paths))), []
@@ -71,8 +71,8 @@ class Offline(Protocol):
         self, make: Make, task: Task, told: Told = untold, features: Features | None = None, sink: Sink = nowhere
     ) -> tuple[TaskResult, Judged]:
         """As in Protocol. Raises ConfigError where there are fewer images than shots."""
-        learner, bench = make(), Bench(make, told, features, self.keep)
-        panel = Panel.of(task.test, learner.size)
+        learner, bench = make(), Bench(make, told, features, self.keep, self.crop)
+        panel = bench.panel(task.test)
         bench.embed(task.test)
         paths, _ = draw(task, self.shots, self.seed)
         learn_all(bench, learner, paths, at_once=self.shots is not None)

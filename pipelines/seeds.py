@@ -24,7 +24,7 @@ def over_seeds(
     features: of the task, to share with other methods' runs.
     """
     many = len(protocols) > 1
-    features = features or Features(make(protocols[0].seed), again=many)
+    features = features or Features(make(protocols[0].seed), again=many, crop=protocols[0].crop)
     done = []
     for one in protocols:
         where = f"seed{one.seed}/" if many else ""

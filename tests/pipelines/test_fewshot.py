@@ -17,6 +17,7 @@ from everline.pipelines.bench import Bench, Panel
 from everline.pipelines.datasets import Sample, Task, read_folder
 from everline.pipelines.fewshot import FewShot, mean_of_sessions
 from everline.pipelines.results import METRICS
+from everline.pipelines.view import View
 from torch import Tensor
 
 SHORT = FewShot(shots=4, ratio=3, session=9, batch=4)
@@ -96,7 +97,7 @@ def test_each_batch_is_scored_before_it_is_learned_and_nothing_twice(
 ) -> None:
     shots, stream = SHORT.stream(disc)
     bench = Bench(cheat)
-    panel = Panel.of(stream, 64)
+    panel = Panel.of(stream, View(64))
     judged, _ = SHORT.flow(bench, panel, shots, learns=True)
     wanted = {s.path: bench.features.get(s.path)[0].numpy().tobytes() for s in stream}
     assert (judged.scores > 0).all()  # not one was known when it was scored
@@ -109,7 +110,7 @@ def test_each_batch_is_scored_before_it_is_learned_and_nothing_twice(
 
 def test_learning_while_scoring_is_in_vain(disc: Task, cheat: Callable[[], Detector]) -> None:
     shots, stream = SHORT.stream(disc)
-    _, learner = SHORT.flow(Bench(cheat), Panel.of(stream, 64), shots, learns=True)
+    _, learner = SHORT.flow(Bench(cheat), Panel.of(stream, View(64)), shots, learns=True)
     honest = make()
     eyes = Bench(make).features
     for paths in (shots, [s.path for s in stream]):
@@ -122,7 +123,7 @@ def test_learning_while_scoring_is_in_vain(disc: Task, cheat: Callable[[], Detec
 def test_other_labels_change_nothing_that_the_detector_does(disc: Task) -> None:
     shots, stream = SHORT.stream(disc)
     lies = [Sample(s.path, not s.defect, "good" if s.defect else "lie") for s in stream]
-    told, lied = (SHORT.flow(Bench(make), Panel.of(s, 64), shots, learns=True) for s in (stream, lies))
+    told, lied = (SHORT.flow(Bench(make), Panel.of(s, View(64)), shots, learns=True) for s in (stream, lies))
     assert np.array_equal(told[0].scores, lied[0].scores) and told[0].labels.sum() + lied[0].labels.sum() == 28
     mine, theirs = (one[1].state().tensors for one in (told, lied))
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)

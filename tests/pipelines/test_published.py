@@ -164,7 +164,7 @@ def test_the_papers_mean_stands_below_the_table(root: Path, tmp_path: Path) -> N
     assert f"image AUROC │ {ours.mean['image_auroc']:.3f} │ 0.967 │ - │" in said
     assert "Ours are means over 2 classes, the paper's over 15: they do not compare." in said
     assert "backbone efficientnet_lite0 (wide_resnet50_2), size 64 (224)" in said
-    assert "The paper resizes to 256 and keeps the middle 224" in said
+    assert "Not as in the paper: no crop (--crop 256)." in said
 
 
 def test_the_papers_classes_stand_below_the_table(root: Path) -> None:

@@ -9,6 +9,7 @@ from everline.pipelines.bench import Panel
 from everline.pipelines.datasets import Task
 from everline.pipelines.evaluate import evaluate
 from everline.pipelines.readers import READERS, read_dataset
+from everline.pipelines.view import View
 from PIL import Image
 
 
@@ -62,7 +63,7 @@ def test_btad_calls_good_ok_and_has_masks_of_two_types(tmp_path: Path) -> None:
 def test_visa_follows_its_split_and_its_masks_are_not_zero(tmp_path: Path) -> None:
     tasks = read_dataset("visa", visa(tmp_path))
     assert [counts(task) for task in tasks] == [("candle", 3, 2, 1), ("pcb1", 3, 2, 1)]
-    masks = Panel.of(tasks[0].test, 8).masks
+    masks = Panel.of(tasks[0].test, View(8)).masks
     assert masks is not None and [mask.all() for mask in masks] == [False, True]  # drawn with the value 3
 
 
@@ -115,7 +116,7 @@ def halves(folder: Path, **values: int) -> None:
 def test_loco_joins_an_images_masks_whatever_their_values(tmp_path: Path) -> None:
     (task,) = read_dataset("loco", loco(tmp_path))
     assert [sample.kind for sample in task.test] == ["good", *["logical_anomalies"] * 2, *["structural_anomalies"] * 2]
-    masks = Panel.of(task.test, 8).masks
+    masks = Panel.of(task.test, View(8)).masks
     assert masks is not None and task.masked
     assert masks.mean((1, 2)).tolist() == [0, 1, 0.5, 1, 0.5] and masks[2, :, :4].all()
 
@@ -147,7 +148,7 @@ def test_dagm_learns_the_normal_images_of_train_and_judges_all_of_test(tmp_path:
     assert [counts(task) for task in tasks] == [("Class1", 2, 3, 1), ("Class10", 2, 3, 1)]
     assert [path.name for path in tasks[0].train] == ["0005.PNG", "0006.PNG"]  # 0004 has a label
     assert [sample.path.name for sample in tasks[0].test if sample.defect] == ["0001.PNG"]
-    masks = Panel.of(tasks[0].test, 8).masks
+    masks = Panel.of(tasks[0].test, View(8)).masks
     assert masks is not None and [mask.all() for mask in masks] == [True, False, False]
 
 

@@ -55,6 +55,7 @@ def test_every_command_is_set_as_its_paper_has_it(words: list[str]) -> None:
     run = run_of(words)
     rows = published(*run)
     assert rows and any(not row.differences(run[3]) for row in rows), [row.differences(run[3]) for row in rows]
+    assert {row.crop for row in rows} == {run[4].get("crop")}
 
 
 def test_every_row_has_a_command() -> None:

@@ -15,6 +15,7 @@ from everline.pipelines.readers import read_dataset
 from everline.pipelines.results import METRICS, read_result
 from everline.pipelines.tables import left_out
 from everline.pipelines.unsplit import drawn
+from everline.pipelines.view import View
 
 QUICK = ["--method", "subspace", "--size", "64", "--set", "weights=none"]
 FIGURES = dict.fromkeys(METRICS, 0.5)
@@ -80,7 +81,7 @@ def test_the_solar_cells_need_no_root() -> None:
     found = {one.name: one for one in read_dataset("elpv")}
     counts = {name: (len(one.train), len(one.test), sum(s.defect for s in one.test)) for name, one in found.items()}
     assert counts == {"mono": (392, 509, 313), "poly": (613, 709, 402)}
-    assert Panel.of(found["mono"].test, 32).masks is None and read_dataset("elpv") == list(found.values())
+    assert Panel.of(found["mono"].test, View(32)).masks is None and read_dataset("elpv") == list(found.values())
     assert not {*found["mono"].train} & {sample.path for sample in found["mono"].test}
 
 
