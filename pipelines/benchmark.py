@@ -1,5 +1,6 @@
 """`everline bench`: many methods under many protocols, on the same features; goes on where it was stopped."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -19,7 +20,7 @@ from .markdown import check_mark, filled, markdown_options, table_markdown, writ
 from .options import ManyValues, check_source, gather, read_sources, set_option, source_options
 from .overview import overview
 from .plan import Names, Plan, read_plan
-from .results import Result, read_result, write_result
+from .results import Result, Whole, read_result, write_result
 from .tracked import prepare, track, tracking_option
 from .trial import Trial
 
@@ -70,6 +71,7 @@ def bench(
     if tracking is not None:
         for protocol in sorted({trial.protocol for trial in plan.values()}):
             prepare(tracking, protocol)
+    mark_data(tasks, out)
     torch.set_num_threads(threads)
     fresh = run_plan(plan, tasks, out)
     records = merge(plan, tasks, out, dataset)
@@ -122,14 +124,36 @@ def merge(plan: Plan, tasks: Sequence[Task], out: Path, dataset: str | None = No
     return found
 
 
+def mark_data(tasks: Sequence[Task], out: Path) -> None:
+    """Notes which images each task has, in OUT/data. Raises DataError where parts of others are there already."""
+    for task in tasks:
+        file, found = out / "data" / _file_name(task, "sha256"), fingerprint(task)
+        if file.exists() and file.read_text("utf-8").strip() != found:
+            raise DataError(f"{out}: made from other images of the name {task.name}; name another --out.")
+        with Whole(file) as half:
+            half.write_text(f"{found}\n", "utf-8")
+
+
+def fingerprint(task: Task) -> str:
+    """A checksum of the names and sizes of a task's images, wherever its folder lies."""
+    rows = [("train", path) for path in task.train] + [(sample.kind, sample.path) for sample in task.test]
+    text = json.dumps([[kind, path.name, path.stat().st_size] for kind, path in rows])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def record_file(out: Path, protocol: str, method: str) -> Path:
     """Where a method's record under a protocol is kept."""
     return out / protocol / f"{method}.json"
 
 
 def part_file(out: Path, protocol: str, method: str, task: Task) -> Path:
-    """Where one task's part of a record is kept; a data set's table may name a task as it likes."""
-    return out / protocol / method / f"{quote(task.name, safe=' ')}.json"
+    """Where one task's part of a record is kept."""
+    return out / protocol / method / _file_name(task, "json")
+
+
+def _file_name(task: Task, suffix: str) -> str:
+    """A data set's table may name a task as it likes; a file's name stays in its folder."""
+    return f"{quote(task.name, safe=' ')}.{suffix}"
 
 
 def is_done(file: Path, trial: Trial, task: Task) -> bool:

@@ -1,12 +1,14 @@
 """`everline bench`: the records are those of `evaluate`, features are shared, and a stopped run goes on."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from everline.methods.errors import DataError
 from everline.methods.registry import METHODS, build
 from everline.pipelines import benchmark
 from everline.pipelines.bench import Features
@@ -110,6 +112,18 @@ def test_the_records_are_runs_in_mlflow_and_only_new_ones(
     (tmp_path / "out/online/padim/disc.json").unlink()
     run(tmp_path, data[:1], plan)
     assert found[2:] == [("padim", tracking_uri)]
+
+
+def test_other_images_of_the_same_name_are_not_mixed_in(
+    tmp_path: Path, data: list[Path], write_disc: Callable[..., Path]
+) -> None:
+    plan = "methods: {subspace: {}}\nprotocols: {online: {}}"
+    run(tmp_path, data[:1], plan)
+    moved = Path(shutil.copytree(data[0], tmp_path / "elsewhere" / data[0].name))
+    run(tmp_path, [moved], plan)
+    other = write_disc(tmp_path / "other" / data[0].name, 6, 3, 3)
+    with pytest.raises(DataError, match="made from other images of the name disc"):
+        run(tmp_path, [other], plan)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
