@@ -124,7 +124,7 @@ class PatchCore(FeatureDetector):
             images=int(taken.sum()),
             kept=len(self._bank) or len(self._pool),
             detail={"refused": float((~taken).sum())},
-            admitted=taken[:, None, None].expand(-1, *self._grid),
+            admitted=taken[:, None, None].expand(-1, *self._grid) if self.form == "pseudo" else None,
         )
 
     def _take(self, patches: Tensor) -> None:

@@ -151,7 +151,7 @@ class SMCC(FeatureDetector):
         held = images[::10]
         training = torch.cat([images[i : i + 9] for i in range(1, len(images), 10)]) if len(images) > 1 else held
         terms = self._epochs(training, held)
-        self._seen = len(features)
+        self._seen = max(len(features), self.bank)  # every slot of the memory is filled
         self._weight, self._steps = self._chosen, 0
         self._first = self._second = torch.zeros_like(self._first)  # they belong to the last epoch
         return terms

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .console import OUT, show_table
+from .figures import METRIC_TITLES
 from .published import CLASSES, Figures, Published, published
-from .results import Result, mean_figures
+from .results import Result
 
-NAMES = {"image_auroc": "image AUROC", "aupro": "AUPRO", "pixel_auroc": "pixel AUROC"}  # what papers print
 WIDE = 2  # groups beside each other: 80 columns hold no more
 
 Rows = Mapping[str, Figures]
@@ -81,14 +81,8 @@ def own_rows(result: Result) -> tuple[Rows, Rows]:
     if result.protocol != "drift":
         still = {task.task: task.offline for task in result.tasks if task.offline is not None}
         return {task.task: task.metrics for task in result.tasks}, still
-    found: dict[str, Figures] = {}
-    without: dict[str, Figures] = {}
-    for n, part in enumerate(result.tasks[0].parts):
-        found[part.name] = mean_figures([task.parts[n].metrics for task in result.tasks])
-        rows = [one for task in result.tasks if (one := task.parts[n].offline) is not None]
-        if rows:
-            without[part.name] = mean_figures(rows)
-    return found, without
+    still = {part.name: part.offline for part in result.parts if part.offline is not None}
+    return {part.name: part.metrics for part in result.parts}, still
 
 
 def means(side: Side) -> Group:
@@ -97,19 +91,24 @@ def means(side: Side) -> Group:
     if not paper:  # of the protocol drift every row is a mean
         keys = [(row, metric) for row in shared for metric in side.paper[row]]
         of_ours, of_paper = (
-            {f"{NAMES[metric]}, {row}": rows[row][metric] for row, metric in keys} for rows in (side.ours, side.paper)
+            {f"{METRIC_TITLES[metric]}, {row}": rows[row][metric] for row, metric in keys}
+            for rows in (side.ours, side.paper)
         )
         return Group(side.heading, of_ours, of_paper)
     if shared and not len(shared) == len(side.ours) == len(side.paper):
         ours, paper = _mean(side.ours, shared, paper), _mean(side.paper, shared, paper)
-    known = [metric for metric in NAMES if metric in paper]
-    return Group(side.heading, {NAMES[one]: ours[one] for one in known}, {NAMES[one]: paper[one] for one in known})
+    known = [metric for metric in METRIC_TITLES if metric in paper]
+    return Group(
+        side.heading,
+        {METRIC_TITLES[one]: ours[one] for one in known},
+        {METRIC_TITLES[one]: paper[one] for one in known},
+    )
 
 
 def by_class(both: Sequence[Side]) -> list[Group]:
     """For each figure that the paper has of classes: a row for each class that both have."""
     found = []
-    for metric, title in NAMES.items():
+    for metric, title in METRIC_TITLES.items():
         head = title.replace(" ", "\n")  # narrow columns
         for side in both:
             rows = [name for name in side.shared if metric in side.paper[name]]

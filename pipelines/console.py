@@ -2,7 +2,7 @@
 
 import json
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .results import Whole
+from .files import Whole
 
 OUT = Console()
 ERR = Console(stderr=True)
@@ -43,13 +43,29 @@ class _Rate(bars.ProgressColumn):
 def progress() -> bars.Progress:
     """A progress bar on standard error: what, how many, how fast, how long."""
     return bars.Progress(
-        bars.TextColumn("{task.description}"),
+        bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
         bars.MofNCompleteColumn(),
         _Rate(),
         bars.TimeRemainingColumn(),
         console=ERR,
     )
+
+
+def teller(shown: bars.Progress, name: str, bar: bars.TaskID | None = None) -> Callable[[str, int, int], None]:
+    """A progress bar (a new one if none is given): it shows the stage at hand, and restarts with the next stage."""
+    if bar is None:
+        bar = shown.add_task(name, total=None)
+    last = ""
+
+    def told(stage: str, done: int, of: int) -> None:
+        nonlocal last
+        if stage != last:
+            shown.reset(bar, total=of, description=f"{name}: {stage}")
+            last = stage
+        shown.update(bar, completed=done)
+
+    return told
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 
 from ..methods.detector import Detector
 from ..methods.errors import ConfigError
-from .bench import KEEP, Bench, Features, Judged, Make, Told, staged, untold
 from .datasets import Task
 from .drift import Drift
+from .judging import KEEP, Bench, Features, Judged, Make, Told, staged, untold
 from .results import METRICS, TaskResult
+from .view import View
 
 Sink = Callable[[str, Judged], None]  # takes the further judgements of a run, each under a name
 
@@ -34,6 +35,10 @@ class Protocol(ABC):
     keep: int = KEEP
     crop: int | None = None
     name: ClassVar[str]
+
+    def check(self, detector: Detector) -> None:
+        """Raises ConfigError for a method, or a size of it, that this protocol cannot run; before anything is read."""
+        View(detector.size, self.crop)
 
     @abstractmethod
     def run(

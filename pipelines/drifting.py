@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..methods.errors import ConfigError
-from .bench import Bench, Features, Judged, Make, Told, untold
 from .course import Protocol, Sink, draw, finish, learn_all, nowhere
 from .datasets import Task
 from .drift import DRIFTS, Drift
+from .judging import Bench, Features, Judged, Make, Told, untold
 from .results import Part, TaskResult, mean_figures
 
 

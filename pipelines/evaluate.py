@@ -8,17 +8,17 @@ from typing import Any
 import click
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import Progress, TaskID
 
 from ..methods.errors import UnknownName
 from ..methods.registry import METHODS
-from .bench import Judged, Told
-from .console import ERR, json_option, progress
+from .console import ERR, json_option, progress, teller
 from .datasets import Task
 from .drift import KINDS
+from .files import Whole
+from .judging import Judged, Told
 from .options import ManyValues, check_source, gather, read_sources, set_option, source_options
 from .protocols import PROTOCOLS
-from .results import Result, TaskResult, Whole, append_arrays
+from .results import Result, TaskResult, append_arrays
 from .tables import left_out, show
 from .tracked import landed, prepare, track, tracking_option
 from .trial import Trial
@@ -140,22 +140,6 @@ def run(trial: Trial, tasks: Sequence[Task], arrays: Path | None) -> list[TaskRe
 
             done.append(trial.on(task, told, sink))
     return done
-
-
-def teller(bars: Progress, name: str, bar: TaskID | None = None) -> Told:
-    """A progress bar (a new one if none is given): it shows the stage at hand, and restarts with the next stage."""
-    if bar is None:
-        bar = bars.add_task(name, total=None)
-    last = ""
-
-    def told(stage: str, done: int, of: int) -> None:
-        nonlocal last
-        if stage != last:
-            bars.reset(bar, total=of, description=f"{name}: {stage}")
-            last = stage
-        bars.update(bar, completed=done)
-
-    return told
 
 
 def named_arrays(task: str, judged: Judged) -> dict[str, NDArray]:

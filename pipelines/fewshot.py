@@ -11,9 +11,9 @@ import numpy as np
 from ..methods.detector import Detector
 from ..methods.errors import ConfigError, DataError
 from .admission import Admission
-from .bench import Bench, Features, Judged, Make, Panel, Told, untold
 from .course import Protocol, Sink, check_shots, draw, finish, nowhere
 from .datasets import Sample, Task
+from .judging import Bench, Features, Judged, Make, Panel, Told, untold
 from .results import METRICS, Part, TaskResult
 
 
@@ -27,7 +27,7 @@ class FewShot(Protocol):
 
     `metrics` are means over sessions (of each figure, those sessions that have it); the part `whole stream` has the
     figures over all images at once. `offline`: the same detector, not learning after the shots, on the same stream.
-    `admitted`: of a method that says which patches it believes, the shares of the stream's that it learned.
+    `admitted`: of a method that says which patches it believes, the shares of the stream's that it believed.
     """
 
     shots: int = 10
@@ -43,6 +43,12 @@ class FewShot(Protocol):
         for name, value in (("session", self.session), ("batch", self.batch)):
             if value < 1:
                 raise ConfigError(f"--{name} must be at least 1, got {value}.")
+
+    def check(self, detector: Detector) -> None:
+        """As in Protocol: the method must go on learning."""
+        super().check(detector)
+        if not detector.learns_per_image:
+            raise ConfigError(f"{detector.name}: it cannot go on learning, as the protocol fewshot asks.")
 
     def stream(self, task: Task) -> tuple[list[Path], list[Sample]]:
         """The shots, and the shuffled stream of all other normals and the defects drawn: functions of the seed.
@@ -70,6 +76,7 @@ class FewShot(Protocol):
     ) -> tuple[TaskResult, Judged]:
         """As in Protocol; the judgement returned is that with learning, `sink` gets the other as `offline`."""
         bench = Bench(make, told, features, self.keep, self.crop)
+        self.check(bench.features.eyes)
         shots, stream = self.stream(task)
         panel = bench.panel(stream, ["/".join(one.path.parts[-3:]) for one in stream])
         bench.embed([*(Sample(path, False, "good") for path in shots), *stream])
@@ -98,8 +105,6 @@ class FewShot(Protocol):
         What the learner reports of the stream's patches goes to `admission`.
         """
         learner, count = bench.make(), len(panel.samples)
-        if learns and not learner.learns_per_image:
-            raise ConfigError(f"{learner.name}: it cannot go on learning, as the protocol fewshot asks.")
         bench.learn(learner, shots)
         done = []
         for start, end in self._steps(count) if learns else [(0, count)]:

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from ..methods.errors import ConfigError, DataError
+from .files import Whole
 from .report import Table
-from .results import Whole
 
 MARK = "tables"
 
@@ -23,7 +23,7 @@ def markdown_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--markdown", type=click.Path(path_type=Path, dir_okay=False),
-            help="Write the tables to this file too; between its marks, where it has them.",
+            help="Write the tables to this file too, between its marks; a new file gets the marks.",
         ),
     ):  # fmt: skip
         command = option(command)
@@ -31,23 +31,25 @@ def markdown_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def check_mark(markdown: Path | None, mark: str | None) -> None:
-    """Raises ConfigError for a mark without a file."""
-    if mark is not None and markdown is None:
+    """Raises ConfigError for a mark without a file, and what `filled` does: before the work, not after it."""
+    if markdown is not None:
+        filled(markdown, mark, "")
+    elif mark is not None:
         raise ConfigError("--mark names a place in the file of --markdown; give both.")
 
 
 def filled(file: Path, mark: str | None, made: str) -> str:
-    """A page with `made` between its marks; without the default's marks, `made` is the page.
+    """A page with `made` between its marks; a file that is yet to be is a page of these alone.
 
     Raises ConfigError for a name that is none, or whose marks are not in the file; DataError for a file that is no
-    text. A file that is yet to be is made, with the marks where they have a name.
+    text.
     """
     name = MARK if mark is None else mark
     if not re.fullmatch(r"\w+([ -]\w+)*", name):
         raise ConfigError(f"--mark takes words of letters and digits, such as few-shot; got {mark!r}.")
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     if not file.is_file():
-        return made if mark is None else f"{start}\n{made}{end}\n"
+        return f"{start}\n{made}{end}\n"
     try:
         page = file.read_text("utf-8")
     except (OSError, ValueError) as error:
@@ -56,8 +58,6 @@ def filled(file: Path, mark: str | None, made: str) -> str:
     _, closed, after = rest.partition(end)
     if opened and closed:
         return f"{before}{start}\n{made}{end}{after}"
-    if mark is None:
-        return made
     raise ConfigError(f"{file} has no place {name!r}; write {start} and, below it, {end} where it belongs.")
 
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 
-from .figures import FIGURES, METRIC_TITLES, Figure, admitted, metric, still
+from .figures import FIGURES, GAINS, METRIC_TITLES, Figure, admitted, metric, still
 from .plan import Names
 from .report import Table
 from .results import ADMITTED, Result
 
-SHOWN = ("image_auroc", "aupro")
 WITHOUT = {"fewshot": "not learning", "drift": "not under drift"}  # what a protocol calls its figures `offline`
 COSTS = {"ms/img": FIGURES["ms_per_image"], "MB": FIGURES["state_mb"]}
 
@@ -16,7 +15,7 @@ def overview(records: Mapping[Names, Result]) -> Table:
     """Means over tasks, with their deviation where there are several seeds; costs are those of its first protocol."""
     columns: list[tuple[str, str, Figure]] = []  # head, the protocol's name in the plan, what is shown
     for where, protocol in {names[0]: result.protocol for names, result in records.items()}.items():
-        for name in SHOWN:
+        for name in GAINS:
             head = f"{where}\n{METRIC_TITLES[name]}"
             if protocol in WITHOUT:
                 columns.append((f"{head}\n{WITHOUT[protocol]}", where, metric("", name, still)))
@@ -29,7 +28,10 @@ def overview(records: Mapping[Names, Result]) -> Table:
         cells = [_text(own.get(where), figure) for _, where, figure in columns]
         rows.append([method, *cells, *(_text(next(iter(own.values())), figure) for figure in COSTS.values())])
     result = next(iter(records.values()))
-    note = "ms/img: to score and learn, aside from the backbone. MB: state. ±: the deviation over seeds."
+    note = (
+        "ms/img: to score and learn, aside from the backbone, and MB: state, both in the first protocol that it has "
+        "here. ±: the deviation over seeds."
+    )
     if any("admitted" in head for head, _, _ in columns):
         note += " Admitted: the share of such patches in the stream that was believed to be normal."
     title = f"means over {len(result.tasks)} tasks, {result.size} pixels"

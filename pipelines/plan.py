@@ -51,9 +51,6 @@ def _trial(
     seeds = protocol.get("seeds", 1)
     if not isinstance(seeds, int) or isinstance(seeds, bool):
         raise ConfigError(f"{who}: seeds must be a whole number, got {seeds!r}.")
-    for key, value in options.items():
-        if key != "drift" and (not isinstance(value, int | float) or isinstance(value, bool)):
-            raise ConfigError(f"{who}: the option {key} must be a number, got {value!r}.")
     params = {**mapping(method.get("params") or {}, f"{who}: params"), **given}
     try:
         return Trial(str(protocol.get("protocol", where)), str(method.get("method", name)), params, options, seeds)
@@ -74,7 +71,7 @@ def _entries(plain: Mapping[str, Any], part: str, who: str) -> dict[str, Mapping
 def _listed(method: Mapping[str, Any], protocols: Mapping[str, Any], who: str) -> list[str]:
     """The protocols that a method runs under."""
     listed = method.get("protocols", list(protocols))
-    if not isinstance(listed, list):
+    if not isinstance(listed, list) or not listed:
         raise ConfigError(f"{who}: protocols must be a list of names, got {listed!r}.")
     for name in listed:
         if name not in protocols:

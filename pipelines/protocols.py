@@ -1,4 +1,4 @@
-"""Protocols: objects that own who may see what and when. What they share, and keeps them honest, is in `bench.py`.
+"""Protocols: objects that own who may see what and when. What they share, and keeps them honest, is in `judging.py`.
 
 online: one epoch over the normal training images, one at a time, in an order that the seed decides; the test set is
 judged along the way. offline: all training images, or a few shots of them, and then one judgement. Neither makes a
@@ -10,12 +10,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..methods.detector import Detector
 from ..methods.errors import ConfigError
-from .bench import Bench, Features, Judged, Make, Told, untold
 from .course import Protocol, Sink, check_shots, draw, finish, learn_all, nowhere, teach
 from .datasets import Task
 from .drifting import Drifting
 from .fewshot import FewShot
+from .judging import Bench, Features, Judged, Make, Told, untold
 from .results import TaskResult
 
 
@@ -24,6 +25,12 @@ class Online(Protocol):
     """One epoch, one image at a time. `seed` decides the order of the stream."""
 
     name: ClassVar[str] = "online"
+
+    def check(self, detector: Detector) -> None:
+        """As in Protocol: the method must learn image by image."""
+        super().check(detector)
+        if not detector.learns_per_image:
+            raise ConfigError(f"{detector.name}: it cannot learn one image at a time, as the protocol online asks.")
 
     def order(self, count: int) -> list[int]:
         """The stream's order: a permutation of range(count) by the seed alone."""
@@ -38,8 +45,7 @@ class Online(Protocol):
     ) -> tuple[TaskResult, Judged]:
         """As in Protocol. Raises ConfigError for a method that cannot learn image by image."""
         learner = make()
-        if not learner.learns_per_image:
-            raise ConfigError(f"{learner.name}: it cannot learn one image at a time, as the protocol online asks.")
+        self.check(learner)
         bench = Bench(make, told, features, self.keep, self.crop)
         panel = bench.panel(task.test)
         bench.embed(task.test)

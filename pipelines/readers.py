@@ -25,6 +25,7 @@ from ..methods.errors import ConfigError, DataError, UnknownName
 from .datasets import Sample, Task, checked_task, folder_images, folders_in, read_folder, seen, there
 from .unsplit import read_cells, read_mtd, read_plain
 
+MAX_TABLE = 16 * 2**20  # bytes; the published one has less than one
 VISA = ("object", "split", "label", "image", "mask")
 
 
@@ -79,6 +80,8 @@ def read_visa(root: Path) -> list[Task]:
     """The objects of the split that its authors give for one-class training."""
     table = root / "split_csv" / "1cls.csv"
     try:
+        if table.stat().st_size > MAX_TABLE:
+            raise DataError(f"{table}: larger than {MAX_TABLE:,} bytes; this is not VisA's split.")
         with table.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, ValueError, csv.Error) as error:
@@ -86,8 +89,10 @@ def read_visa(root: Path) -> list[Task]:
     train: dict[str, list[Path]] = {}
     test: dict[str, list[Sample]] = {}
     for number, row in enumerate(rows, 2):
-        if any(row.get(name) is None for name in VISA) or row["split"] not in ("train", "test"):
-            raise DataError(f"{table}: line {number}: expected {', '.join(VISA)} with split train or test; got {row}.")
+        known = all(row.get(name) is not None for name in VISA)
+        if not known or row["split"] not in ("train", "test") or row["label"] not in ("normal", "anomaly"):
+            want = f"{', '.join(VISA)} with split train or test, label normal or anomaly"
+            raise DataError(f"{table}: line {number}: expected {want}; got {row}.")
         sample = _visa_sample(root, row, f"{table}: line {number}")
         if row["split"] == "test":
             test.setdefault(row["object"], []).append(sample)

@@ -21,19 +21,18 @@ of the run  "dataset": the name of the data set that all tasks are of. "options"
 
 import json
 import math
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..methods.errors import DataError, StoreError
+from ..methods.errors import DataError
+from .files import Whole
 
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro", "pixel_f1")
 TIMES = ("backbone", "score", "learn")
@@ -120,6 +119,11 @@ class Result:
         return mean_figures(rows) if rows and len(rows) == len(self.tasks) else None
 
     @property
+    def parts(self) -> list[Part]:
+        """Each part as means over tasks; all tasks have the same ones."""
+        return [mean_part(same) for same in zip(*(task.parts for task in self.tasks), strict=True)]
+
+    @property
     def deviation(self) -> dict[str, float] | None:
         """Deviation over seeds of the mean over tasks; None for a single seed."""
         by_seed = [
@@ -163,6 +167,13 @@ def mean_figures(rows: Sequence[Mapping[str, float]], names: Sequence[str] = MET
     return {name: sum(row[name] for row in rows) / len(rows) for name in names}
 
 
+def mean_part(parts: Sequence[Part]) -> Part:
+    """The same part of several seeds' runs, or of several tasks, as means over those that have its figures."""
+    offline = [part.offline for part in parts if part.offline is not None]
+    metrics = mean_figures([part.metrics for part in parts])
+    return Part(parts[0].name, metrics, mean_figures(offline) if offline else None)
+
+
 def deviations(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The sample's standard deviation of each figure over at least two rows; NaN where a row has none."""
     return {name: float(np.std([row[name] for row in rows], ddof=1)) for name in METRICS}
@@ -183,44 +194,6 @@ def read_result(path: Path) -> Result:
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a result record: {error}") from error
     return Result.from_json(plain, str(path))
-
-
-class Whole:
-    """A context that gives a temporary path and, if all went well, moves it to `path` (fsync, then rename)."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.half = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-    def __enter__(self) -> Path:
-        if self.path.is_dir():
-            raise StoreError(f"{self.path}: cannot be written: it is a folder; name a file.")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.half.touch()
-        except OSError as error:
-            raise self._failed(error) from error
-        return self.half
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        try:
-            if isinstance(error, OSError):
-                raise self._failed(error) from error
-            if kind is None:
-                self._move()
-        finally:
-            self.half.unlink(missing_ok=True)
-
-    def _move(self) -> None:
-        try:
-            with self.half.open("rb+") as file:
-                os.fsync(file.fileno())
-            self.half.replace(self.path)
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: OSError) -> StoreError:
-        return StoreError(f"{self.path}: cannot be written: {error}")
 
 
 def append_arrays(file: Path, arrays: Mapping[str, NDArray]) -> None:

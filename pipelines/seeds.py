@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from .bench import Features, Judged, Make, Told
 from .course import Protocol, Sink
 from .datasets import Task
-from .results import ADMITTED, METRICS, Part, SeedRun, TaskResult, deviations, mean_figures
+from .judging import Features, Judged, Make, Told
+from .results import ADMITTED, METRICS, SeedRun, TaskResult, deviations, mean_figures, mean_part
 
 
 def over_seeds(
@@ -53,16 +53,11 @@ def pooled(seeds: Sequence[int], done: Sequence[TaskResult]) -> TaskResult:
         ms_per_image={name: sum(one.ms_per_image[name] for one in done) / len(done) for name in first.ms_per_image},
         state_bytes=round(sum(one.state_bytes for one in done) / len(done)),
         offline=mean_figures(offline) if offline else None,
-        parts=[_part([one.parts[n] for one in done]) for n in range(len(first.parts))],
+        parts=[mean_part([one.parts[n] for one in done]) for n in range(len(first.parts))],
         admitted=mean_figures(admitted, ADMITTED) if admitted else None,
         deviation=deviations(metrics),
         runs=[SeedRun(seed, one.metrics, one.offline) for seed, one in zip(seeds, done, strict=True)],
     )
-
-
-def _part(parts: Sequence[Part]) -> Part:
-    offline = [part.offline for part in parts if part.offline is not None]
-    return Part(parts[0].name, mean_figures([p.metrics for p in parts]), mean_figures(offline) if offline else None)
 
 
 def _curve(done: Sequence[TaskResult]) -> list[dict[str, float]]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from .beside import show_beside
 from .console import show_table
 from .datasets import Task
-from .results import METRICS, Result, mean_figures
+from .results import METRICS, Result
 
+Row = tuple[str, Mapping[str, float], Mapping[str, float] | None]  # name, figures with learning and without
 GAIN = ("image_auroc", "aupro")
 REPORTED = {"drift": "mean of the drifts", "fewshot": "mean of the sessions"}  # what a protocol's reported figures are
 HEADS = ("image\nAUROC", "image\nAP", "pixel\nAUROC", "pixel\nAP", "AUPRO", "pixel\nF1")  # METRICS, for 80 columns
@@ -36,13 +37,8 @@ def show(result: Result) -> None:
 
 def show_gain(result: Result) -> None:
     """What learning changes, as means over tasks: the reported figures, then each part of theirs."""
-    rows = [(REPORTED.get(result.protocol, "reported"), result.mean, result.offline)]
-    for n, part in enumerate(result.tasks[0].parts):
-        parts = [task.parts[n] for task in result.tasks]
-        offline = [one.offline for one in parts if one.offline is not None]
-        rows.append(
-            (part.name, mean_figures([one.metrics for one in parts]), mean_figures(offline) if offline else None)
-        )
+    rows: list[Row] = [(REPORTED.get(result.protocol, "reported"), result.mean, result.offline)]
+    rows += [(part.name, part.metrics, part.offline) for part in result.parts]
     body = [
         (name, *(text for m in GAIN for text in (_three(with_[m]), _three(without[m] if without else math.nan))))
         for name, with_, without in rows

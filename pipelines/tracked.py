@@ -22,7 +22,7 @@ from ..platform.runs import Run, legal, record_run
 from ..platform.settings import STORE, absolute_tracking, default_tracking
 from ..platform.tracking import prepare_tracking, public
 from .protocols import PROTOCOLS
-from .results import METRICS, TIMES, Part, Result, TaskResult, mean_figures
+from .results import METRICS, TIMES, Result, TaskResult
 
 GROUPS = ("ms_per_image", "offline", "deviation", "part", "curve")  # prefixes that no task may have
 Plain = str | int | float | bool
@@ -114,8 +114,8 @@ def summary(result: Result) -> dict[str, float]:
     times = {name: sum(task.ms_per_image[name] for task in result.tasks) / count for name in TIMES}
     found = result.mean | under("ms_per_image", times)
     found |= under("offline", result.offline) | under("deviation", result.deviation)
-    for n, part in enumerate(result.tasks[0].parts):
-        found |= under(f"part/{legal(part.name)}", _part([task.parts[n] for task in result.tasks]))
+    for part in result.parts:
+        found |= under(f"part/{legal(part.name)}", {**part.metrics, **under("offline", part.offline)})
     return found
 
 
@@ -160,10 +160,3 @@ def flat(values: Mapping[str, Any]) -> dict[str, Plain]:
         elif value is not None:
             found[legal(name)] = value
     return found
-
-
-def _part(parts: Sequence[Part]) -> dict[str, float]:
-    """The same part of every task, as means over tasks."""
-    offline = [part.offline for part in parts if part.offline is not None]
-    without = under("offline", mean_figures(offline)) if offline else {}
-    return mean_figures([part.metrics for part in parts]) | without

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from ..methods.detector import Detector
 from ..methods.errors import ConfigError, UnknownName
 from ..methods.registry import build
-from .bench import Features, Make, Told
 from .course import Protocol, Sink, nowhere
 from .datasets import Task
 from .drift import Drift
+from .judging import Features, Make, Told
 from .protocols import PROTOCOLS
 from .results import Result, TaskResult
 from .seeds import over_seeds
@@ -33,7 +33,7 @@ class Trial:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise ConfigError(f"seeds must be at least 1, got {self.seeds!r}.")
-        _ = self.detector, self.runs  # what is wrong shows here
+        self.runs[0].check(self.detector)
 
     @cached_property
     def detector(self) -> Detector:
@@ -74,15 +74,35 @@ class Trial:
 
 
 def own_options(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given. Raises UnknownName for the protocol, ConfigError for an option it does not have."""
+    """The options that were given, as the protocol takes them.
+
+    Raises UnknownName for the protocol, ConfigError for an option that it does not have, or of another type.
+    """
     if protocol not in PROTOCOLS:
         raise UnknownName.among("everline", "protocol", protocol, PROTOCOLS)
     given = {name: value for name, value in options.items() if value not in (None, ())}
-    own = PROTOCOLS[protocol].option_names()
+    own, kinds = PROTOCOLS[protocol].option_names(), get_type_hints(PROTOCOLS[protocol])
     for name in given:
         if name not in own:
-            has = f"its options are {', '.join(f'--{one}' for one in own)}" if own else "it has no options of its own"
+            has = f"its options are {', '.join(f'--{one}' for one in own)}"
             raise ConfigError(f"--{name} is no option of the protocol {protocol}; {has}.")
-    if "drift" in given:
-        given["drift"] = tuple(Drift.parse(text) for text in given["drift"])
-    return given
+    return {
+        name: _drifts(value) if name == "drift" else _number(name, value, kinds[name]) for name, value in given.items()
+    }
+
+
+def _number(name: str, value: Any, kind: Any) -> Any:
+    """`value` if it is of an option's type, a whole number or any number."""
+    whole = float not in (kind, *get_args(kind))
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise ConfigError(f"--{name} must be {'a whole number' if whole else 'a number'}, got {value!r}.")
+    return value
+
+
+def _drifts(given: Any) -> tuple[Drift, ...]:
+    """From KIND and KIND=LEVEL words, or from levels by kind, as a record has them."""
+    if isinstance(given, Mapping):
+        return tuple(Drift(kind, _number("drift", level, float)) for kind, level in given.items())
+    if not isinstance(given, list | tuple) or not all(isinstance(word, str) for word in given):
+        raise ConfigError(f"--drift must be a list of KIND or KIND=LEVEL, or levels by kind, got {given!r}.")
+    return tuple(Drift.parse(word) for word in given)

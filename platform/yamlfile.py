@@ -30,7 +30,7 @@ def read_yaml(path: Path, what: str, sample: str) -> Any:
         return yaml.load(path.read_text("utf-8"), _Once)  # noqa: S506 - a safe loader
     except FileNotFoundError:
         raise ConfigError(f"no {what} file {path}. A small one:\n\n{sample}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
 
 
@@ -38,6 +38,9 @@ def mapping(plain: Any, who: str) -> Mapping[str, Any]:
     """`plain` if it is names with values. Raises ConfigError."""
     if not isinstance(plain, Mapping):
         raise ConfigError(f"{who}: expected names with values, got {type(plain).__name__}.")
+    for name in plain:
+        if not isinstance(name, str):
+            raise ConfigError(f"{who}: a name must be text, got {name!r}.")
     return plain
 
 

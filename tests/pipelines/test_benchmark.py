@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from everline.methods.errors import DataError
+from everline.methods.errors import ConfigError, DataError, TrackingError
 from everline.methods.registry import METHODS, build
 from everline.pipelines import benchmark
-from everline.pipelines.bench import Features
-from everline.pipelines.benchmark import bench, part_file
+from everline.pipelines.benchmark import bench
 from everline.pipelines.datasets import Task
 from everline.pipelines.evaluate import evaluate
-from everline.pipelines.results import read_result, write_result
+from everline.pipelines.judging import Features
+from everline.pipelines.parts import Parts
+from everline.pipelines.results import Result, read_result, write_result
+from PIL import Image
 
 PLAN = """
 methods:
@@ -35,12 +37,16 @@ def data(tmp_path_factory: pytest.TempPathFactory, write_disc: Callable[..., Pat
 
 
 def run(folder: Path, data: list[Path], plan: str = PLAN) -> Path:
+    said(folder, data, plan)
+    return folder / "out"
+
+
+def said(folder: Path, data: list[Path], plan: str) -> str:
     (folder / "plan.yaml").write_text(plan)
-    out = folder / "out"
-    words = [str(folder / "plan.yaml"), "--data", *map(str, data), "--out", str(out), *SMALL]
+    words = [str(folder / "plan.yaml"), "--data", *map(str, data), "--out", str(folder / "out"), *SMALL]
     ran = CliRunner().invoke(bench, words, catch_exceptions=False)
     assert ran.exit_code == 0, ran.output
-    return out
+    return ran.output
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +85,10 @@ def test_an_image_is_embedded_once_for_all(tmp_path: Path, data: list[Path], mon
     assert len(embedded) == len(set(embedded)) == 5 + 3 + 3
 
 
-def test_a_stopped_run_goes_on_and_makes_anew_what_is_not_its_own(done: Path, data: list[Path]) -> None:
+def test_a_stopped_run_goes_on_and_makes_anew_what_is_not_its_own(
+    done: Path, data: list[Path], tmp_path: Path
+) -> None:
+    done = Path(shutil.copytree(done, tmp_path / "out"))
     kept, other, torn = (
         done / part for part in ("online/whole/disc.json", "online/padim/disc.json", "two/padim/bolt.json")
     )
@@ -87,7 +96,7 @@ def test_a_stopped_run_goes_on_and_makes_anew_what_is_not_its_own(done: Path, da
     before, record = kept.stat().st_mtime_ns, read_result(other)
     write_result(replace(record, params={**record.params, "sigma": 1.0}), other)
     torn.write_text("{")
-    run(done.parent, data)
+    run(tmp_path, data)
     assert kept.stat().st_mtime_ns == before
     assert (done / "online/whole/bolt.json").is_file() and read_result(torn).method == "padim"
     assert read_result(other).params == record.params
@@ -96,34 +105,74 @@ def test_a_stopped_run_goes_on_and_makes_anew_what_is_not_its_own(done: Path, da
 
 def test_no_name_of_a_task_leads_out_of_the_folder(tmp_path: Path) -> None:
     for name in ("../../up", "/etc/up", "a/b"):
-        file = part_file(tmp_path, "online", "padim", Task(name, (), ()))
+        file = Parts(tmp_path).part(("online", "padim"), Task(name, (), ()))
         assert file.resolve().parent == tmp_path / "online/padim"
 
 
-def test_the_records_are_runs_in_mlflow_and_only_new_ones(
+TWO = "methods: {padim: {}, subspace: {}}\nprotocols: {online: {}}"
+
+
+def tracked(uri: str) -> list[str]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name("everline/online")
+    return sorted(run.data.params["method"] for run in client.search_runs([found.experiment_id]))
+
+
+def test_every_record_is_one_run_in_mlflow_however_often_it_is_gone_on(
     data: list[Path], tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = []
+    run(tmp_path, data[:1], TWO)  # without a store
     monkeypatch.setenv("EVERLINE_TRACKING", tracking_uri)
-    monkeypatch.setattr(benchmark, "track", lambda result, uri: found.append((result.method, uri)))
-    plan = "methods: {padim: {}, subspace: {}}\nprotocols: {online: {}}"
-    run(tmp_path, data[:1], plan)
-    assert found == [("padim", tracking_uri), ("subspace", tracking_uri)]
-    (tmp_path / "out/online/padim/disc.json").unlink()
-    run(tmp_path, data[:1], plan)
-    assert found[2:] == [("padim", tracking_uri)]
+    real = benchmark.track
+
+    def failing(result: Result, uri: str) -> str:
+        if result.method == "subspace":
+            raise TrackingError("the store is gone")
+        return real(result, uri)
+
+    monkeypatch.setattr(benchmark, "track", failing)
+    with pytest.raises(TrackingError, match="is gone"):
+        run(tmp_path, data[:1], TWO)
+    monkeypatch.setattr(benchmark, "track", real)
+    for _ in range(2):
+        run(tmp_path, data[:1], TWO)
+        assert tracked(tracking_uri) == ["padim", "subspace"]
+    (tmp_path / "out/online/padim/disc.json").unlink()  # another measurement is another run
+    run(tmp_path, data[:1], TWO)
+    assert tracked(tracking_uri) == ["padim", "padim", "subspace"]
 
 
-def test_other_images_of_the_same_name_are_not_mixed_in(
-    tmp_path: Path, data: list[Path], write_disc: Callable[..., Path]
-) -> None:
-    plan = "methods: {subspace: {}}\nprotocols: {online: {}}"
-    run(tmp_path, data[:1], plan)
-    moved = Path(shutil.copytree(data[0], tmp_path / "elsewhere" / data[0].name))
-    run(tmp_path, [moved], plan)
-    other = write_disc(tmp_path / "other" / data[0].name, 6, 3, 3)
+def test_other_images_of_the_same_name_are_not_mixed_in(tmp_path: Path, data: list[Path]) -> None:
+    run(tmp_path, data[:1], TWO)
+    other = Path(shutil.copytree(data[0], tmp_path / "elsewhere" / "disc"))
+    run(tmp_path, [other], TWO)  # the same images at another place
+    Image.open(other / "test/good/000.png").transpose(Image.Transpose.ROTATE_90).save(other / "test/good/000.png")
     with pytest.raises(DataError, match="made from other images of the name disc"):
-        run(tmp_path, [other], plan)
+        run(tmp_path, [other], TWO)
+
+
+def test_parts_of_unknown_images_are_not_trusted(tmp_path: Path, data: list[Path]) -> None:
+    shutil.rmtree(run(tmp_path, data[:1], TWO) / "data")
+    with pytest.raises(DataError, match="made from other images of the name disc"):
+        run(tmp_path, data[:1], TWO)
+
+
+def test_what_cannot_be_written_at_the_end_is_said_at_the_start(
+    tmp_path: Path, data: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "page.md").write_text("no marks")
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    monkeypatch.setattr(benchmark, "run_plan", lambda *given: pytest.fail("it went to work"))
+    words = [tmp_path / "plan.yaml", "--data", *data, "--out", tmp_path / "out", "--markdown", tmp_path / "page.md"]
+    with pytest.raises(ConfigError, match="has no place"):
+        CliRunner().invoke(bench, list(map(str, words)), catch_exceptions=False)
+
+
+def test_it_says_why_figures_are_left_out(tmp_path: Path, write_disc: Callable[..., Path]) -> None:
+    bare = write_disc(tmp_path / "[bare]", 3, 2, 2)  # a name that looks like markup
+    assert "[bare]: no masks: pixel figures are left out." in said(tmp_path, [bare], TWO)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

@@ -332,9 +332,15 @@ def test_tables_go_between_a_pages_marks(tmp_path: Path) -> None:
     page.write_text("before\n<!-- tables -->\nold\n<!-- end of tables -->\nafter\n")
     expected = "before\n<!-- tables -->\nnew\n<!-- end of tables -->\nafter\n"
     assert filled(page, None, "new\n") == filled(page, "tables", "new\n") == expected
-    page.write_text("no marks")
-    assert filled(page, None, "new\n") == "new\n"
-    assert filled(tmp_path / "none.md", None, "new\n") == "new\n"
+    assert filled(tmp_path / "none.md", None, "new\n") == "<!-- tables -->\nnew\n<!-- end of tables -->\n"
+
+
+@pytest.mark.parametrize("text", ["no marks", "<!-- tables -->\nold\n<!-- end of table -->\n"])
+def test_a_page_without_both_marks_is_not_written_over(write: Write, tmp_path: Path, text: str) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    assert "has no place 'tables'" in str(call(write("a.json"), "--markdown", page).exception)
+    assert page.read_text() == text
 
 
 def test_a_page_has_several_places(write: Write, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from everline.methods.errors import ConfigError, UnknownName
 from everline.methods.padim import PaDiM
-from everline.pipelines.bench import Features
 from everline.pipelines.datasets import Task, read_folder
 from everline.pipelines.drift import DRIFTS, KINDS, Drift
 from everline.pipelines.drifting import Drifting
+from everline.pipelines.judging import Features
 from everline.pipelines.protocols import Offline
 from everline.pipelines.results import mean_figures
 from PIL import Image

@@ -13,9 +13,9 @@ from everline.methods.detector import Detector, Learned, Scores, Traits
 from everline.methods.errors import ConfigError, DataError
 from everline.methods.kng import KNG
 from everline.methods.padim import PaDiM
-from everline.pipelines.bench import Bench, Panel
 from everline.pipelines.datasets import Sample, Task, read_folder
 from everline.pipelines.fewshot import FewShot, mean_of_sessions
+from everline.pipelines.judging import Bench, Panel
 from everline.pipelines.results import METRICS
 from everline.pipelines.view import View
 from torch import Tensor

@@ -12,9 +12,9 @@ import torch
 from everline.methods.detector import Detector, Learned, Traits
 from everline.methods.errors import ConfigError
 from everline.methods.padim import PaDiM
-from everline.pipelines.bench import Features, untold
 from everline.pipelines.course import nowhere
 from everline.pipelines.datasets import Task, read_folder
+from everline.pipelines.judging import Features, untold
 from everline.pipelines.protocols import Offline, Online
 from everline.pipelines.results import METRICS
 from everline.pipelines.seeds import over_seeds

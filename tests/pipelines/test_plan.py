@@ -46,7 +46,17 @@ def test_every_method_runs_under_every_protocol_or_those_it_lists(tmp_path: Path
         ("padim: {protocols: [drift]}", "online: {}", "methods: padim: unknown protocol 'drift'"),
         ("padim: {protocols: online}", "online: {}", "must be a list"),
         ("padim: {}", "online: {options: {shots: 3}}", "--shots is no option of the protocol online"),
-        ("padim: {}", "offline: {options: {shots: many}}", "shots must be a number"),
+        ("padim: {}", "offline: {options: {shots: many}}", "--shots must be a whole number"),
+        ("padim: {}", "offline: {options: {shots: 4.0}}", "--shots must be a whole number"),
+        ("padim: {}", "fewshot: {options: {ratio: true}}", "--ratio must be a number"),
+        ("padim: {}", "offline: {options: {crop: 100}}", r"--crop must be in \[224"),
+        ("smcc: {params: {epochs: 2}}", "fewshot: {}", "cannot go on learning"),
+        ("smcc: {params: {epochs: 2}}", "online: {}", "cannot learn one image at a time"),
+        ("padim: {params: {1: 2}}", "online: {}", "a name must be text"),
+        ("padim: {protocols: []}", "online: {}", "must be a list"),
+        ("padim: {}", "drift: {options: {drift: noise}}", "--drift must be a list"),
+        ("padim: {}", "drift: {options: {drift: [{noise: 5}]}}", "--drift must be a list"),
+        ("padim: {}", "drift: {options: {drift: {noise: loud}}}", "--drift must be a number"),
         ("padim: {}", "offline: {seeds: 0}", "seeds must be at least 1"),
         ("padim: {}", "offline: {seeds: two}", "seeds must be a whole number"),
         ("padim: {}", "drift: {options: {drift: [fog]}}", "unknown kind 'fog'"),
@@ -57,6 +67,18 @@ def test_mistakes_are_named(tmp_path: Path, methods: str, protocols: str, messag
     text = f"methods:\n  {methods}\nprotocols:\n  {protocols}\n"
     with pytest.raises(ConfigError, match=message):
         read_plan(plan(tmp_path, text))
+
+
+def test_drifts_are_words_or_levels_as_in_a_record(tmp_path: Path) -> None:
+    text = "methods: {padim: {}}\nprotocols:\n  a: {protocol: drift, options: {drift: [noise=10, blur]}}\n"
+    text += "  b: {protocol: drift, options: {drift: {noise: 10, blur: 2}}}\n"
+    found = read_plan(plan(tmp_path, text))
+    assert [trial.runs[0].options for trial in found.values()] == [{"drift": {"noise": 10.0, "blur": 2.0}}] * 2
+
+
+def test_yaml_nested_too_deep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
+        read_plan(plan(tmp_path, "[" * 20_000))
 
 
 def test_a_missing_file_shows_a_sample(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from everline.methods.errors import ConfigError, DataError, UnknownName
-from everline.pipelines.bench import Panel
 from everline.pipelines.datasets import Task
 from everline.pipelines.evaluate import evaluate
+from everline.pipelines.judging import Panel
 from everline.pipelines.readers import READERS, read_dataset
 from everline.pipelines.view import View
 from PIL import Image

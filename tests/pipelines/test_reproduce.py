@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from everline.methods.registry import build
-from everline.pipelines import evaluate as module
+from everline.pipelines import options as module
 from everline.pipelines.datasets import read_folder
 from everline.pipelines.evaluate import evaluate
 from everline.pipelines.options import gather

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from everline import __version__
 from everline.methods.errors import DataError, StoreError
+from everline.pipelines.files import Whole
 from everline.pipelines.results import (
     METRICS,
     Part,
     Result,
     SeedRun,
     TaskResult,
-    Whole,
     append_arrays,
     read_result,
     write_result,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from everline.pipelines import unsplit
-from everline.pipelines.bench import Panel
 from everline.pipelines.datasets import Sample, Task
 from everline.pipelines.evaluate import evaluate
+from everline.pipelines.judging import Panel
 from everline.pipelines.readers import read_dataset
 from everline.pipelines.results import METRICS, read_result
 from everline.pipelines.tables import left_out

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from everline.methods.errors import ConfigError, DataError
 from everline.methods.padim import PaDiM
-from everline.pipelines.bench import Features
 from everline.pipelines.datasets import read_folder
 from everline.pipelines.drift import Drift
+from everline.pipelines.judging import Features
 from everline.pipelines.protocols import PROTOCOLS, Offline
 from everline.pipelines.view import View
 from PIL import Image

@@ -1,0 +1,45 @@
+"""Files that are written whole or not at all."""
+
+import os
+from pathlib import Path
+from types import TracebackType
+
+from ..methods.errors import StoreError
+
+
+class Whole:
+    """A context that gives a temporary path and, if all went well, moves it to `path` (fsync, then rename)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.half = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> Path:
+        if self.path.is_dir():
+            raise StoreError(f"{self.path}: cannot be written: it is a folder; name a file.")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.half.touch()
+        except OSError as error:
+            raise self._failed(error) from error
+        return self.half
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            if isinstance(error, OSError):
+                raise self._failed(error) from error
+            if kind is None:
+                self._move()
+        finally:
+            self.half.unlink(missing_ok=True)
+
+    def _move(self) -> None:
+        try:
+            with self.half.open("rb+") as file:
+                os.fsync(file.fileno())
+            self.half.replace(self.path)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> StoreError:
+        return StoreError(f"{self.path}: cannot be written: {error}")
