@@ -48,7 +48,7 @@ def test_a_seed_of_several_is_the_run_with_that_seed(data: Path) -> None:
 def test_an_option_of_another_protocol_is_refused(data: Path) -> None:
     refused = call("online", "--shots", 2, "--data", data, *SMALL).exception
     assert isinstance(refused, ConfigError)
-    assert "--shots is no option of the protocol online; it has no options of its own" in str(refused)
+    assert "--shots is no option of the protocol online; its options are --crop" in str(refused)
 
 
 def test_drifts_and_their_levels_are_in_the_record(data: Path, tmp_path: Path) -> None:
