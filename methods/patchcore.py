@@ -33,9 +33,9 @@ class PatchCore(FeatureDetector):
     the same greedy rule. `ema` finds the nearest rows once an image. The threshold of `pseudo` is the highest score
     that a first image gets from the rows of the others, times `gate`.
 
-    Cost at 28 x 28, 176 channels, one thread: `ema` 10 ms to learn an image and 5 ms to score one (784 rows),
-    `pseudo` about 30 and 25 (5,000 rows), `offline` about 10 and 25, and seconds for the first score after learning,
-    which selects: 5 to 10 from a full pool. State at most: 4 C rows bytes, so 0.6 MB, 3.5 MB and (the pool) 36 MB.
+    Cost at 28 x 28, 176 channels, one thread: `ema` 5 to 7 ms to learn an image and 3 ms to score one (784 rows),
+    `pseudo` 40 to 47 and 19 (at most 5,000 rows), `offline` 1 to 4 and, with what follows, 28, and seconds for the
+    first score after learning, which selects: 5 to 10 from a full pool. State at most: 4 C rows bytes, so 0.6 MB, 3.5 MB and (the pool) 36 MB.
     Weighing by neighbours was worth +2 points on boards, -1 or 0 on magnetic tiles, 0 on cells.
 
     When not: one image at a time with `offline` (each selection takes seconds: use `coreset`), data in which some
