@@ -34,8 +34,9 @@ class PatchCore(FeatureDetector):
     that a first image gets from the rows of the others, times `gate`.
 
     Cost at 28 x 28, 176 channels, one thread: `ema` 5 to 7 ms to learn an image and 3 ms to score one (784 rows),
-    `pseudo` 40 to 47 and 19 (at most 5,000 rows), `offline` 1 to 4 and, with what follows, 28, and seconds for the
-    first score after learning, which selects: 5 to 10 from a full pool. State at most: 4 C rows bytes, so 0.6 MB, 3.5 MB and (the pool) 36 MB.
+    `pseudo` 40 to 47 and 19 (at most 5,000 rows), `offline` 1 to 4 and 28, in which is a share of the seconds that the
+    first score after learning takes to select (5 to 10 from a full pool). State at most: 4 C rows bytes, so 0.6 MB,
+    3.5 MB and (the pool) 36 MB.
     Weighing by neighbours was worth +2 points on boards, -1 or 0 on magnetic tiles, 0 on cells.
 
     When not: one image at a time with `offline` (each selection takes seconds: use `coreset`), data in which some
