@@ -1,6 +1,7 @@
 """A comparison's curves: image AUROC over the images learned (with fewshot: session by session)."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -40,8 +41,15 @@ def drawings(comparison: Comparison) -> list[Curve]:
         drawn = {label: curve for label, curve in found.items() if curve}
         if drawn:
             doubling = not by_session(comparison)  # online judges after 1, 2, 4, 8, ... images
-            made.append(Curve(name, axis(comparison), METRIC_TITLES[METRIC], drawn, doubling=doubling))
+            low = lowest(drawn.values())
+            made.append(Curve(name, axis(comparison), METRIC_TITLES[METRIC], drawn, (low, 1.0), doubling=doubling))
     return made
+
+
+def lowest(curves: Iterable[list[tuple[float, float]]]) -> float:
+    """Where an axis of shares up to 1 starts: at the tenth below the lowest point, and at .9 at most."""
+    known = [y for curve in curves for _, y in curve if not math.isnan(y)]
+    return min(math.floor(10 * min(known, default=0.9)) / 10, 0.9)
 
 
 def curve_table(comparison: Comparison) -> list[Table]:

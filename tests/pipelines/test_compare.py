@@ -14,7 +14,7 @@ from everline.methods.errors import ConfigError, DataError
 from everline.methods.registry import build
 from everline.pipelines.compare import as_markdown, compare
 from everline.pipelines.comparison import Comparison
-from everline.pipelines.comparison_curves import curve_table, drawings
+from everline.pipelines.comparison_curves import curve_table, drawings, lowest
 from everline.pipelines.comparison_tables import tables
 from everline.pipelines.markdown import filled
 from everline.pipelines.report import Table
@@ -372,3 +372,10 @@ def test_the_terminal_shows_all_tables(write: Write) -> None:
     assert ran.exit_code == 0
     said = [ran.stdout.index(title) for title in ("online, 64 pixels", "AUPRO", "state, MB", "by images learned")]
     assert said == sorted(said) and "aside from the backbone" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("values", "low"), [([1.0, 1.0], 0.9), ([0.47, math.nan, 0.8], 0.4), ([], 0.9), ([0.95], 0.9)]
+)
+def test_an_axis_of_shares_ends_at_one_and_starts_below_its_points(values: list[float], low: float) -> None:
+    assert lowest([list(enumerate(values))]) == low
