@@ -85,7 +85,7 @@ def run_plan(plan: Plan, tasks: Sequence[Task], parts: Parts) -> None:
     """Runs what is not there yet, and says what the images of a task cannot give."""
     backbones = {trial.detector.embedding for trial in plan.values()}
     with progress() as bars:
-        all_ = bars.add_task("all", total=len(plan) * len(tasks))
+        all_ = bars.add_task("all", total=len(plan) * len(tasks), images=False)
         now = bars.add_task("", total=None)
         for task in tasks:
             shared: dict[tuple, Features] = {}  # by what they depend on

@@ -37,7 +37,7 @@ class _Rate(bars.ProgressColumn):
 
     def render(self, task: bars.Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:5.1f} images/s" if speed else "")
+        return Text(f"{speed:5.1f} images/s" if speed and task.fields.get("images", True) else "")
 
 
 def progress() -> bars.Progress:

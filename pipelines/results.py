@@ -119,6 +119,12 @@ class Result:
         return mean_figures(rows) if rows and len(rows) == len(self.tasks) else None
 
     @property
+    def admitted(self) -> dict[str, float] | None:
+        """Means over tasks of the shares of patches admitted; None where a task has none."""
+        rows = [task.admitted for task in self.tasks if task.admitted is not None]
+        return mean_figures(rows, ADMITTED) if rows and len(rows) == len(self.tasks) else None
+
+    @property
     def parts(self) -> list[Part]:
         """Each part as means over tasks; all tasks have the same ones."""
         return [mean_part(same) for same in zip(*(task.parts for task in self.tasks), strict=True)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from .beside import show_beside
 from .console import show_table
 from .datasets import Task
-from .results import METRICS, Result
+from .results import ADMITTED, METRICS, Result
 
 Row = tuple[str, Mapping[str, float], Mapping[str, float] | None]  # name, figures with learning and without
 GAIN = ("image_auroc", "aupro")
@@ -32,7 +32,17 @@ def show(result: Result) -> None:
     show_table(title, ["task", *HEADS, "img/s", "MB"], body)
     if result.offline:
         show_gain(result)
+    show_admitted(result)
     show_beside(result)
+
+
+def show_admitted(result: Result) -> None:
+    """Which patches of the streams were believed to be normal; nothing for a method that does not say so."""
+    rows = [(t.task, *(_three(t.admitted[kind]) for kind in ADMITTED)) for t in result.tasks if t.admitted]
+    if rows:
+        show_table(
+            "share of the stream's patches believed to be normal", ["task", "normal ones", "defective ones"], rows
+        )
 
 
 def show_gain(result: Result) -> None:

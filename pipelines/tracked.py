@@ -3,8 +3,9 @@
 params    method, data (names of the tasks), every parameter of the method, the protocol's options as protocol/NAME,
           seeds where there are several
 metrics   means over tasks under their plain names: image_auroc, ..., images_per_s, state_bytes; ms_per_image/STEP,
-          offline/FIGURE (without learning), deviation/FIGURE (over seeds), part/NAME/FIGURE. The same of each task
-          but its parts under TASK/. A figure that does not exist (NaN) is left out.
+          offline/FIGURE (without learning), deviation/FIGURE (over seeds), admitted/KIND (shares of patches),
+          part/NAME/FIGURE. The same of each task but its parts under TASK/. A figure that does not exist (NaN) is
+          left out.
           curve/TASK/FIGURE: at each number of images learned, as MLflow's step
 artifact  result.json, the record itself
 """
@@ -24,7 +25,7 @@ from ..platform.tracking import prepare_tracking, public
 from .protocols import PROTOCOLS
 from .results import METRICS, TIMES, Result, TaskResult
 
-GROUPS = ("ms_per_image", "offline", "deviation", "part", "curve")  # prefixes that no task may have
+GROUPS = ("ms_per_image", "offline", "deviation", "admitted", "part", "curve")  # prefixes that no task may have
 Plain = str | int | float | bool
 Curve = list[tuple[int, float]]  # images learned, figure
 
@@ -114,6 +115,7 @@ def summary(result: Result) -> dict[str, float]:
     times = {name: sum(task.ms_per_image[name] for task in result.tasks) / count for name in TIMES}
     found = result.mean | under("ms_per_image", times)
     found |= under("offline", result.offline) | under("deviation", result.deviation)
+    found |= under("admitted", result.admitted)
     for part in result.parts:
         found |= under(f"part/{legal(part.name)}", {**part.metrics, **under("offline", part.offline)})
     return found
@@ -122,7 +124,7 @@ def summary(result: Result) -> dict[str, float]:
 def figures(task: TaskResult) -> dict[str, float]:
     """A task's."""
     found = {**task.metrics, "images_per_s": task.images_per_s, "state_bytes": task.state_bytes}
-    found |= under("ms_per_image", task.ms_per_image)
+    found |= under("ms_per_image", task.ms_per_image) | under("admitted", task.admitted)
     return found | under("offline", task.offline) | under("deviation", task.deviation)
 
 

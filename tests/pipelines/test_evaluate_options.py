@@ -72,3 +72,12 @@ def test_a_stream_of_few_shots_is_typed_with_its_options(data: Path, tmp_path: P
     assert record.options == {"shots": 2, "ratio": 2.0, "session": 5, "batch": 2}
     assert (record.tasks[0].n_test, record.tasks[0].defects) == (11, 4)
     assert all(run.offline is not None for run in record.tasks[0].runs)
+
+
+def test_what_a_method_believed_of_a_stream_is_shown(tmp_path: Path, write_disc: Callable[..., Path]) -> None:
+    masked = write_disc(tmp_path / "masked", 8, 2, 3, masks=True)
+    words = ["fewshot", "--shots", 3, "--ratio", 2, "--data", masked, "--size", 64, "--json", tmp_path / "r.json"]
+    ran = call(*words, "--method", "kng", "--set", "weights=none", "shots=3", "nodes=8", "threshold=min")
+    shares = read_result(tmp_path / "r.json").tasks[0].admitted
+    assert shares is not None and "defective ones" in ran.stdout
+    assert f"{shares['normal']:.3f}" in ran.stdout and f"{shares['defective']:.3f}" in ran.stdout

@@ -103,12 +103,14 @@ def test_standard_output_is_json_alone_and_the_run_is_named_elsewhere(tracking_u
 def test_all_that_a_record_may_have_has_a_name() -> None:
     low, high = (dict.fromkeys(METRICS, value) for value in (0.25, 0.75))
     more: dict[str, Any] = {"deviation": low, "parts": [Part("noise", high, low), Part("none", low)]}
+    more["admitted"] = {"normal": 0.75, "defective": 0.25}
     tasks = [
         task(name, value, offline=low, runs=[SeedRun(3, low), SeedRun(4, high)], **more)
         for name, value in (("a", 0.25), ("b", 0.75))
     ]
     run = to_run(result(*tasks, seeds=[3, 4], options={"drift": {"noise": 25.0}}))
     names = {name.rsplit("/", 1)[0]: value for name, value in run.metrics.items() if name.endswith("/pixel_f1")}
+    assert run.metrics["admitted/normal"] == run.metrics["b/admitted/normal"] == 0.75
     assert run.metrics["pixel_f1"] == 0.5 and run.metrics["ms_per_image/score"] == 6.0
     assert names == {"offline": 0.25, "deviation": pytest.approx(0.5 / 2**0.5)} | {
         "part/noise": 0.75, "part/noise/offline": 0.25, "part/none": 0.25,
