@@ -33,7 +33,7 @@ check: setup ## lint, format, types
 	$(BIN)/ruff format --check .
 	cd $(VENV)/typing && ../bin/mypy --config-file everline/pyproject.toml $(addprefix -p everline.,methods platform deploy pipelines)
 
-results: setup ## the tables of docs/results.md anew, on every folder of DATA (two hours; goes on where it was stopped)
+results: setup ## the tables of docs/results.md anew, on every folder of DATA (an hour and a half; goes on where it was stopped)
 	$(BIN)/everline bench docs/plans/results.yaml --data $(wildcard $(DATA)/*/) --out build/results --tracking none \
 	  --markdown docs/results.md --mark overview
 	for protocol in online offline four-shots fewshot drift; do \

@@ -17,8 +17,9 @@ from .overview import overview
 from .parts import Parts
 from .plan import Names, Plan, read_plan
 from .results import Result, write_result
-from .tables import left_out
+from .tables import reasons
 from .tracked import landed, prepare, track, tracking_option
+from .trial import Trial
 
 KEEP = 4 * 2**30  # bytes of features of one task, of all backbones: all its methods share them
 
@@ -73,6 +74,8 @@ def bench(
     torch.set_num_threads(threads)
     run_plan(plan, tasks, parts)
     records = parts.merge(plan, tasks, dataset)
+    for reason in reasons(tasks, records.values()):
+        _say(reason)
     table = overview(records)
     show_blocks(table.title, table.columns, table.rows, table.note)
     if markdown is not None:
@@ -82,28 +85,24 @@ def bench(
 
 
 def run_plan(plan: Plan, tasks: Sequence[Task], parts: Parts) -> None:
-    """Runs what is not there yet, and says what the images of a task cannot give."""
-    backbones = {trial.detector.embedding for trial in plan.values()}
+    """Runs what is not there yet."""
+    room = KEEP // len({_features_key(trial) for trial in plan.values()})
     with progress() as bars:
         all_ = bars.add_task("all", total=len(plan) * len(tasks), images=False)
         now = bars.add_task("", total=None)
         for task in tasks:
-            shared: dict[tuple, Features] = {}  # by what they depend on
-            notes: dict[str, None] = {}
+            shared: dict[tuple, Features] = {}
             for names, trial in plan.items():
                 if not parts.has(names, trial, task):
                     who = " ".join((task.name, *names))
-                    crop, key = trial.runs[0].crop, (trial.detector.embedding, trial.runs[0].crop)
+                    key = _features_key(trial)
                     if key not in shared:
                         make = trial.make(trial.detector.seed)
-                        shared[key] = Features(make, KEEP // len(backbones), again=True, crop=crop)
+                        shared[key] = Features(make, room, again=True, crop=trial.runs[0].crop)
                     done = trial.on(task, partial(_told, bars, now, who), features=shared[key])
                     write_result(trial.result([done]), parts.part(names, task))
                     _say(f"{who}: image AUROC {done.metrics['image_auroc']:.3f}")
-                    notes |= dict.fromkeys(left_out(task, done.metrics))
                 bars.advance(all_)
-            for note in notes:
-                _say(f"{task.name}: {note}")
 
 
 def track_all(records: dict[Names, Result], parts: Parts, store: str) -> None:
@@ -113,6 +112,11 @@ def track_all(records: dict[Names, Result], parts: Parts, store: str) -> None:
             run = track(result, store)
             parts.set_tracked(names, result, store)
             _say(landed(result, store, run))
+
+
+def _features_key(trial: Trial) -> tuple:
+    """What features depend on: trials of one key share them."""
+    return trial.detector.embedding, trial.runs[0].crop
 
 
 def _told(bars: Progress, bar: TaskID, name: str, seed: int) -> Told:

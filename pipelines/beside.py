@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .console import OUT, show_table
-from .figures import METRIC_TITLES
+from .figures import METRIC_TITLES, shown
 from .published import CLASSES, Figures, Published, published
 from .results import Result
 
@@ -41,7 +41,7 @@ class Group:
     def cells(self, row: str, comparable: bool) -> tuple[str | None, ...]:
         """The three of one row; no difference where it would say nothing."""
         ours, paper = self.ours.get(row, math.nan), self.paper.get(row, math.nan)
-        return _text(ours, ".3f"), _text(paper, ".3f"), _text(ours - paper if comparable else math.nan, "+.3f")
+        return shown(ours), shown(paper), shown(ours - paper if comparable else math.nan, "+.3f")
 
 
 def show_beside(result: Result) -> None:
@@ -145,7 +145,3 @@ def remarks(result: Result, row: Published) -> list[str]:
 def _mean(rows: Rows, names: Sequence[str], metrics: Iterable[str]) -> Figures:
     """Over the rows named; NaN where one of them has no such figure."""
     return {one: sum(rows[name].get(one, math.nan) for name in names) / len(names) for one in metrics}
-
-
-def _text(value: float, form: str) -> str | None:
-    return None if math.isnan(value) else format(value, form)

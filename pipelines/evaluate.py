@@ -19,7 +19,7 @@ from .judging import Judged, Told
 from .options import ManyValues, check_source, gather, read_sources, set_option, source_options
 from .protocols import PROTOCOLS
 from .results import Result, TaskResult, append_arrays
-from .tables import left_out, show
+from .tables import reasons, show
 from .tracked import landed, prepare, track, tracking_option
 from .trial import Trial
 
@@ -105,9 +105,8 @@ def evaluate(
         result = trial.result(run(trial, tasks, arrays), dataset)
         if record:
             record.write_text(result.dumps(), "utf-8")
-    for task, one in zip(tasks, result.tasks, strict=True):
-        for note in left_out(task, one.metrics):
-            click.echo(f"{task.name}: {note}", err=True)
+    for reason in reasons(tasks, [result]):
+        click.echo(reason, err=True)
     deliver(result, tracking, to_stdout)
 
 

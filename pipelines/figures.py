@@ -13,6 +13,11 @@ Run = TaskResult | Part | SeedRun
 How = Callable[[Run, str], float]
 
 
+def shown(value: float, form: str = ".3f") -> str | None:
+    """A figure as text; None where there is none."""
+    return None if math.isnan(value) else format(value, form)
+
+
 class Value(NamedTuple):
     """A figure, and its deviation over seeds; NaN where there is none."""
 
@@ -21,10 +26,8 @@ class Value(NamedTuple):
 
     def text(self, form: str) -> str | None:
         """`0.912 ± 0.013`, or the figure alone; None where there is none."""
-        if math.isnan(self.value):
-            return None
-        spread = "" if math.isnan(self.deviation) else f" ± {format(self.deviation, form.lstrip('+'))}"
-        return format(self.value, form) + spread
+        value, spread = shown(self.value, form), shown(self.deviation, form.lstrip("+"))
+        return f"{value} ± {spread}" if value and spread else value
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ def overview(records: Mapping[Names, Result]) -> Table:
     )
     if any("admitted" in head for head, _, _ in columns):
         note += " Admitted: the share of such patches in the stream that was believed to be normal."
-    title = f"means over {len(result.tasks)} tasks, {result.size} pixels"
+    sizes = " or ".join(str(size) for size in sorted({one.size for one in records.values()}))
+    title = f"means over {len(result.tasks)} tasks, {sizes} pixels"
     return Table(title, ["method", *(head for head, _, _ in columns), *COSTS], rows, note)
 
 

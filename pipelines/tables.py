@@ -1,15 +1,15 @@
 """A result record as tables on standard output."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from .beside import show_beside
 from .console import show_table
 from .datasets import Task
+from .figures import GAINS, METRIC_TITLES, shown
 from .results import ADMITTED, METRICS, Result
 
 Row = tuple[str, Mapping[str, float], Mapping[str, float] | None]  # name, figures with learning and without
-GAIN = ("image_auroc", "aupro")
 REPORTED = {"drift": "mean of the drifts", "fewshot": "mean of the sessions"}  # what a protocol's reported figures are
 HEADS = ("image\nAUROC", "image\nAP", "pixel\nAUROC", "pixel\nAP", "AUPRO", "pixel\nF1")  # METRICS, for 80 columns
 
@@ -21,11 +21,11 @@ def show(result: Result) -> None:
     if len(rows) > 1:
         rows.append(("mean", mean, mean["images_per_s"], mean["state_bytes"]))
     body = [
-        (name, *(_three(figures[m]) for m in METRICS), f"{speed:.1f}", f"{size / 1e6:.1f}")
+        (name, *(shown(figures[m]) for m in METRICS), f"{speed:.1f}", f"{size / 1e6:.1f}")
         for name, figures, speed, size in rows
     ]
     if result.deviation:
-        spread = ("deviation", *(_three(result.deviation[m]) for m in METRICS), None, None)
+        spread = ("deviation", *(shown(result.deviation[m]) for m in METRICS), None, None)
         body.append(spread)
     seeds = f"seeds {result.seeds[0]} to {result.seeds[-1]}" if result.seeds else f"seed {result.seed}"
     title = f"{result.protocol}: {result.method}, {result.size} pixels, {seeds}"
@@ -38,7 +38,7 @@ def show(result: Result) -> None:
 
 def show_admitted(result: Result) -> None:
     """Which patches of the streams were believed to be normal; nothing for a method that does not say so."""
-    rows = [(t.task, *(_three(t.admitted[kind]) for kind in ADMITTED)) for t in result.tasks if t.admitted]
+    rows = [(t.task, *(shown(t.admitted[kind]) for kind in ADMITTED)) for t in result.tasks if t.admitted]
     if rows:
         show_table(
             "share of the stream's patches believed to be normal", ["task", "normal ones", "defective ones"], rows
@@ -50,11 +50,22 @@ def show_gain(result: Result) -> None:
     rows: list[Row] = [(REPORTED.get(result.protocol, "reported"), result.mean, result.offline)]
     rows += [(part.name, part.metrics, part.offline) for part in result.parts]
     body = [
-        (name, *(text for m in GAIN for text in (_three(with_[m]), _three(without[m] if without else math.nan))))
+        (name, *(text for m in GAINS for text in (shown(with_[m]), shown(without[m] if without else math.nan))))
         for name, with_, without in rows
     ]
-    heads = [f"{title}\n{how}" for title in ("image AUROC", "AUPRO") for how in ("learning", "not")]
+    heads = [f"{METRIC_TITLES[m]}\n{how}" for m in GAINS for how in ("learning", "not")]
     show_table("with learning and without, means over tasks", ["", *heads], body)
+
+
+def reasons(tasks: Sequence[Task], results: Iterable[Result]) -> list[str]:
+    """TASK: why figures of it are left out, each reason once; the results are of these tasks, in their order."""
+    found = (
+        f"{t.task}: {note}"
+        for r in results
+        for task, t in zip(tasks, r.tasks, strict=True)
+        for note in left_out(task, t.metrics)
+    )
+    return list(dict.fromkeys(found))
 
 
 def left_out(task: Task, figures: Mapping[str, float]) -> list[str]:
@@ -73,7 +84,3 @@ def left_out(task: Task, figures: Mapping[str, float]) -> list[str]:
         few = f"{bare} of {len(bad)} defective images have no mask" if bare < len(bad) else "no masks"
         notes.append(f"{few}: pixel figures are left out.")
     return notes
-
-
-def _three(value: float) -> str | None:
-    return None if math.isnan(value) else f"{value:.3f}"
