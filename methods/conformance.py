@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import params
 from .detector import Detector, State
 from .errors import ConfigError, EverlineError, NotLearned, StateError
 from .registry import build, restore
@@ -176,6 +177,55 @@ def check_resumes_bit_for_bit(make: Make) -> None:
             parts[-1].score(one)
             parts.append(restore(parts[-1].state()))
     assert same(whole.state(), parts[-1].state())
+
+
+def check_tasks_are_remembered(make: Make) -> None:
+    """Who is told of products goes on, after a restart, with the one it was at."""
+    whole = make()
+    parts: list[Detector] = [make()]
+    seen = stream(whole, 18)
+    for task in ("a", "b", "a"):
+        whole.begin_task(task)
+        parts[-1].begin_task(task)
+        for _ in range(6):
+            one = next(seen)
+            whole.learn(one)
+            parts[-1].learn(one)
+            if whole.images_learned % 4 == 0:
+                parts.append(restore(parts[-1].state()))
+    assert whole.tasks == ["a", "b"] and whole.task == "a"
+    assert same(whole.state(), parts[-1].state())
+
+
+def check_a_task_may_be_named_when_scoring(make: Make) -> None:
+    """Naming the product never breaks scoring, not even one that nobody has learned; and it changes no state."""
+    detector = make()
+    seen = stream(detector, 16)
+    for task in ("a", "b"):
+        detector.begin_task(task)
+        for _ in range(8):
+            detector.learn(next(seen))
+    one, before = detector.embed(images(2, 4)), detector.state()
+    inferred = detector.score(one)
+    assert inferred.tasks is None or set(inferred.tasks.tolist()) <= {0, 1}
+    for task in ("a", "b", "stranger"):
+        scores = detector.score(one, task=task)
+        assert bool(torch.isfinite(scores.image).all()) and scores.maps.shape == (2, SIZE, SIZE)
+        assert scores.tasks is None or task == "stranger"
+    assert torch.equal(detector.score(one, task="stranger").image, inferred.image)
+    assert same(before, detector.state())
+
+
+def check_older_states_load(make: Make) -> None:
+    """A parameter that came into a method later counts as its default, and there were no tasks once."""
+    detector = taught(make, 4)
+    state = detector.state()
+    usual = {name: default for name, _, default, _ in params.table(type(detector))}
+    left = {name: value for name, value in detector.params.items() if value != usual[name]}
+    meta = {key: value for key, value in state.meta.items() if key not in ("task", "tasks")}
+    again = make()
+    again.load_state(State(state.tensors, {**meta, "params": {**left, "seed": detector.seed}}))
+    assert same(again.state(), state)
 
 
 def check_empty_state_loads(make: Make) -> None:

@@ -4,6 +4,8 @@
     scores   = detector.score(features)   # reads the state; higher is worse
     learned  = detector.learn(features)   # the only thing that changes the state
 
+Where the product changes and someone knows it, `begin_task` says so; a method may keep its products apart.
+
 A method subclasses `Detector` (or `FeatureDetector`, in front of which stands a frozen backbone), is a
 keyword-only dataclass whose fields are its parameters, and fills in `_score`, `_learn`, `_pack` and
 `_unpack`. Letters in shapes: B images, C channels, h x w the feature grid, S the side of the input image.
@@ -34,14 +36,21 @@ class Traits:
     gives_map: bool = True  # says where, not only whether
     bounded_memory: bool = True  # bytes of state stop growing
     end_to_end: bool = False  # trains its own network; `embed` is the identity
+    epochs: int = 1  # how often its paper goes through a task's images, where time allows
+    batch: int = 1  # how many of them it takes at a time
 
 
 @dataclass(frozen=True)
 class Scores:
-    """`image`: float32 (B,), `maps`: float32 (B, S, S); higher is worse, any range."""
+    """`image`: float32 (B,), `maps`: float32 (B, S, S); higher is worse, any range.
+
+    `tasks`: int64 (B,), the task that each image was taken for, as a place in `Detector.tasks`; None from a method
+    that does not find that out, and where the caller has said it.
+    """
 
     image: Tensor
     maps: Tensor
+    tasks: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,8 @@ class Detector(ABC):
             setattr(self, name, params.check(getattr(self, name), kind, spec, self.name, name))
         _check_device(self.name, self.device)
         self.images_learned = 0
+        self.task = ""  # what is being learned, as far as anyone has said; "" for nothing said
+        self.tasks: list[str] = []  # of which something has been learned, in the order of their first images
         self._rng = torch.Generator().manual_seed(self.seed)  # the only source of chance
         self._reset()
 
@@ -104,6 +115,11 @@ class Detector(ABC):
         return (self.name, *(repr(value) for value in self.params.values()), self.device)
 
     @property
+    def network_bytes(self) -> int:
+        """Bytes of the weights of all networks that it needs, frozen or trained. Raises WeightsError."""
+        return 0
+
+    @property
     def ready(self) -> bool:
         """Whether `score` can answer. Most methods need one image first."""
         return self.images_learned > 0
@@ -112,21 +128,37 @@ class Detector(ABC):
     def embed(self, images: Tensor) -> Tensor:
         """The frozen part: uint8 RGB (B, 3, S, S) -> what `score` and `learn` take."""
 
-    def score(self, features: Tensor) -> Scores:
+    def begin_task(self, task: str) -> None:
+        """What is learned from now on is of this product, be it new or back again. Most methods do not mind."""
+        self.task = task
+
+    def score(self, features: Tensor, task: str | None = None) -> Scores:
         """Anomaly of each image. Pure: the state stays as it is.
 
-        features: what `embed` returned, B first. Raises NotLearned while `ready` is false.
+        features: what `embed` returned, B first. task: what the images are of, where that is known; a method that
+        keeps its tasks apart finds it out for itself otherwise, and for one that it has not learned.
+        Raises NotLearned while `ready` is false.
         """
         self._check(features)
         if not self.ready:
             raise NotLearned(f"{self.name}: nothing learned yet; learn from at least one image first.")
         with torch.inference_mode():
+            if task in self.tasks:
+                return self._score_as(features.to(self.device), self.tasks.index(task))
             return self._score(features.to(self.device))
 
     def learn(self, features: Tensor) -> Learned:
         """Takes B images into the state, in order, each once."""
         self._check(features)
-        learned = self._learn(features.to(self.device))
+        known = self.task in self.tasks
+        if not known:
+            self.tasks.append(self.task)
+        try:
+            learned = self._learn(features.to(self.device))
+        except BaseException:
+            if not known:
+                self.tasks.pop()
+            raise
         self.images_learned += len(features)
         return learned
 
@@ -139,6 +171,8 @@ class Detector(ABC):
             "method": self.name,
             "params": self.params,
             "images_learned": self.images_learned,
+            "task": self.task,
+            "tasks": list(self.tasks),
         }
         return State(tensors, meta)
 
@@ -149,14 +183,14 @@ class Detector(ABC):
             raise StateError(f"{self.name}: state format {meta.get('format')!r}, expected {STATE_FORMAT}.")
         if meta.get("method") != self.name:
             raise StateError(f"{self.name}: this is a state of {meta.get('method')!r}.")
-        mine, theirs = _plain(self.params), _plain(meta.get("params"))
+        mine, theirs = _plain(self.params), self._named(meta.get("params"))
         if mine != theirs:
-            keys = mine.keys() | (theirs.keys() if isinstance(theirs, dict) else set())
-            differ = sorted(k for k in keys if mine.get(k) != (theirs or {}).get(k))
+            differ = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
             raise StateError(f"{self.name}: the state was made with other parameters: {', '.join(differ)}.")
         try:
             rng = tensors.pop("rng")
             self._reset()
+            self.task, self.tasks = _tasks(meta)
             self._unpack({k: t.clone().to(self.device) for k, t in tensors.items()})
             strange = self._pack().keys() ^ tensors.keys()
             if strange:
@@ -165,7 +199,14 @@ class Detector(ABC):
             self.images_learned = int(meta["images_learned"])
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             self._reset()
+            self.tasks, self.images_learned = [], 0
             raise StateError(f"{self.name}: the state is incomplete or misshapen: {error}.") from error
+
+    def _named(self, theirs: Any) -> dict[str, Any]:
+        """A state's parameters; one that it does not name came into the method later, and has its default."""
+        rows = params.table(type(self))
+        usual = {name: default for name, _, default, spec in rows if spec.recorded}
+        return dict(_plain({**usual, **theirs} if isinstance(theirs, dict) and theirs else {}))
 
     def _check(self, features: Tensor) -> None:
         if features.ndim < 2 or not len(features):
@@ -179,6 +220,10 @@ class Detector(ABC):
 
     @abstractmethod
     def _score(self, features: Tensor) -> Scores: ...
+
+    def _score_as(self, features: Tensor, task: int) -> Scores:
+        """For methods that keep their tasks apart: the images are of this one, a place in `tasks`."""
+        return self._score(features)
 
     @abstractmethod
     def _learn(self, features: Tensor) -> Learned: ...
@@ -216,6 +261,11 @@ class FeatureDetector(Detector):
         return (self.size, self.backbone, self.weights, self.strides, self.device)
 
     @property
+    def network_bytes(self) -> int:
+        """Of the backbone, which all detectors of a process share."""
+        return sum(t.numel() * t.element_size() for t in self.extractor.state_dict().values())
+
+    @property
     def extractor(self) -> Backbone:
         """The backbone, shared by all detectors of this process that name the same one."""
         return Backbone.shared(self.backbone, self.weights, self.strides, self.device)
@@ -238,6 +288,16 @@ def _check_device(who: str, device: str) -> None:
         raise ConfigError(f"{who}: device must be cpu, cuda, cuda:1, ..., got {device!r}.") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"{who}: device {device!r}, but torch sees no GPU here; see everline doctor, or use cpu.")
+
+
+def _tasks(meta: dict[str, Any]) -> tuple[str, list[str]]:
+    """The task being learned and those learned from; states from before there were tasks have one without a name."""
+    task, tasks = meta.get("task", ""), meta.get("tasks", [""] if meta["images_learned"] else [])
+    if not isinstance(task, str) or not isinstance(tasks, list) or not all(isinstance(one, str) for one in tasks):
+        raise ValueError(f"tasks must be names, got {task!r} and {tasks!r}")
+    if len(set(tasks)) < len(tasks):
+        raise ValueError(f"a task is there twice: {tasks}")
+    return task, list(tasks)
 
 
 def _plain(value: Any) -> Any:
