@@ -34,6 +34,27 @@ def line_folder(store: Path, line: str) -> Path:
     return store / line
 
 
+def locked(folder: Path) -> int:
+    """Makes a folder and holds its lock until the file descriptor that is returned is closed.
+
+    Raises SecondWriter where another process of this machine has it, NoSpace, StoreError.
+    """
+    lock = -1
+    try:
+        _make_durable(folder)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock
+    except BaseException as error:
+        if lock >= 0:
+            os.close(lock)
+        if isinstance(error, BlockingIOError):
+            raise SecondWriter(f"{folder}: another process writes here; stop it first.") from None
+        if isinstance(error, OSError):
+            raise _translated(error, folder) from error
+        raise
+
+
 class LogWriter:
     """The one writer, of one thread. Raises SecondWriter as soon as another process has taken over."""
 
@@ -59,17 +80,11 @@ class LogWriter:
 
         Raises SecondWriter where another process of this machine has it, Corrupt, NoSpace, StoreError.
         """
-        lock = -1
+        lock = locked(folder)
         try:
-            _make_durable(folder)
-            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return cls(folder, lock)
         except BaseException as error:
-            if lock >= 0:
-                os.close(lock)
-            if isinstance(error, BlockingIOError):
-                raise SecondWriter(f"{folder}: another process writes this log; stop it first.") from None
+            os.close(lock)
             if isinstance(error, OSError):
                 raise _translated(error, folder) from error
             raise
@@ -112,6 +127,15 @@ class LogWriter:
             self._try_to_seal()
         return numbered
 
+    def get(self, seqs: Sequence[int]) -> list[Record]:
+        """Any of its records by number, in the order asked for; the open segment is not read again for it.
+
+        Raises ConfigError for a number that is not there, Corrupt, StoreError (closed).
+        """
+        if self._file < 0:
+            raise StoreError(f"{self.folder}: the log is closed; open it again.")
+        return [self._one(seq) for seq in seqs]
+
     def close(self) -> None:
         """Seals what is open and gives the log up. What is acknowledged is durable with or without it."""
         try:
@@ -131,6 +155,19 @@ class LogWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _one(self, seq: int) -> Record:
+        sealed, shards = self._manifest.sealed, self._manifest.shards
+        if not 0 <= seq < self.next_seq:
+            raise ConfigError(f"{self.folder}: no record {seq}; there are {self.next_seq}.")
+        if seq >= sealed:
+            return self._open[seq - sealed]
+        try:
+            return ShardFile(self.folder, shards[bisect_right(shards, seq, key=lambda s: s.first) - 1]).record(seq)
+        except FileNotFoundError as error:
+            raise Corrupt(f"{self.folder}: {error.filename} is missing.") from error
+        except OSError as error:
+            raise _translated(error, self.folder) from error
 
     def _take_over(self, found: Manifest) -> Manifest:
         """Fences off whoever wrote before, then seals what they left."""

@@ -83,6 +83,13 @@ class ShardFile:
         if crc_of(self.path) != self.shard.crc32:
             raise Corrupt(f"{self.path.name}: the checksum does not match.")
 
+    @classmethod
+    def forget(cls, folder: Path) -> None:
+        """Closes what is open of a folder that is about to be removed: an open file keeps its room on the disk."""
+        with cls._lock:
+            for key in [key for key in cls._open if key[0].parent == folder]:
+                del cls._open[key]
+
     @property
     def _batches(self) -> int:
         return -(-self.shard.count // BATCH)

@@ -289,6 +289,46 @@ def test_a_torn_end_is_reported_then_cut(opened: Callable[..., LogWriter], caplo
     assert verify(writer.folder).ok
 
 
+def test_a_writer_gives_back_what_is_sealed_and_what_is_open(
+    opened: Callable[..., LogWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = opened()
+    got = filled(writer, 13)
+    monkeypatch.setattr(segment, "read", None)  # the open segment is not read from the disk for it
+    assert writer.get([12, 0, 9, 10, 4, 5, 0]) == [got[n] for n in (12, 0, 9, 10, 4, 5, 0)]
+    assert writer.get([]) == []
+
+
+@pytest.mark.parametrize("seq", [-1, 7])
+def test_a_writer_has_no_other_records(opened: Callable[..., LogWriter], seq: int) -> None:
+    writer = opened()
+    filled(writer, 7)
+    with pytest.raises(ConfigError, match=f"no record {seq}; there are 7"):
+        writer.get([0, seq])
+
+
+def test_a_closed_writer_gives_nothing_back(opened: Callable[..., LogWriter]) -> None:
+    with opened() as writer:
+        filled(writer, 1)
+    with pytest.raises(StoreError, match="closed"):
+        writer.get([0])
+
+
+def test_a_writer_finds_damaged_and_missing_shards(opened: Callable[..., LogWriter]) -> None:
+    writer = opened()
+    filled(writer, 11)
+    first, second = sorted(writer.folder.glob("shard-*"))
+    data = bytearray(first.read_bytes())
+    data[data.index(image(2).image or b"")] ^= 1
+    first.write_bytes(data)
+    second.unlink()
+    with pytest.raises(Corrupt, match="checksum"):
+        writer.get([2])
+    with pytest.raises(Corrupt, match="missing"):
+        writer.get([7])
+    assert [r.id for r in writer.get([0, 10])] == ["i0", "i10"]
+
+
 def test_damage_before_the_end_refuses_to_open_and_changes_nothing(opened: Callable[..., LogWriter]) -> None:
     writer = opened()
     filled(writer, 4)
@@ -480,6 +520,7 @@ class Model(RuleBasedStateMachine):
         if self.list:
             wanted = data.draw(st.lists(st.integers(0, len(self.list) - 1), max_size=6))
             assert self.reader.get(wanted) == [self.list[n] for n in wanted]
+            assert self.writer.get(wanted) == [self.list[n] for n in wanted]
 
     @invariant()
     def same(self) -> None:
