@@ -15,17 +15,24 @@ made for it alone, `np.random.default_rng([seed, number])`. So a stream that is 
   what a detector finds strangest, so mislabelled and defective images gather in it: offer only what was admitted.
 """
 
+import base64
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..methods.errors import ConfigError
+from ..methods.errors import ConfigError, Corrupt, UnknownName
 
 Descriptor = NDArray[np.float32]
 Mean = NDArray[np.float64]
+MAX_CAPACITY = 100_000  # images: a decision looks at all of them
+MAX_NAME = 1024  # characters of an id or a task
+MAX_DESCRIPTOR = 2**16  # values
+_COUNT = range(2**63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +49,7 @@ class Item:
     seq: int = -1  # where it is stored
 
 
-def victim(
-    policy: str, items: Sequence[Item], new: Item, seed: int, means: Mapping[str, Mean] | None = None
-) -> int:
+def victim(policy: str, items: Sequence[Item], new: Item, seed: int, means: Mapping[str, Mean] | None = None) -> int:
     """Place of the image that has to go, among `items` (in the order in which they came, not empty) and then `new`.
 
     means: of all descriptors offered of a task, `new` among them; for herding only.
@@ -94,6 +99,112 @@ _POLICIES: dict[str, Callable[[Sequence[Item], Item, int, Mapping[str, Mean]], i
 POLICIES = tuple(_POLICIES)
 
 
+class Selection:
+    """What is held, and the counts and means by which the next decision is made. `take` alone changes it."""
+
+    def __init__(self, capacity: int, policy: str, seed: int) -> None:
+        """Raises ConfigError: `capacity` 1 to 100,000 images, `policy` one of POLICIES, `seed` 0 to 2^63 - 1."""
+        if type(capacity) is not int or not 1 <= capacity <= MAX_CAPACITY:
+            raise ConfigError(f"replay: capacity must be 1 to {MAX_CAPACITY} images, got {capacity!r}.")
+        if policy not in POLICIES:
+            raise UnknownName.among("replay", "policy", str(policy), POLICIES)
+        if type(seed) is not int or seed not in _COUNT:
+            raise ConfigError(f"replay: seed must be a whole number from 0 to 2^63 - 1, got {seed!r}.")
+        self.capacity, self.policy, self.seed = capacity, policy, seed
+        self.items: list[Item] = []  # in the order in which they came
+        self.offered: Counter[str] = Counter()  # images by task
+        self.means: dict[str, Mean] = {}  # of all descriptors offered, by task; for herding only
+
+    def item(self, id: str, task: str, size: int, score: float | None, descriptor: Descriptor | None) -> Item:
+        """The next image of the stream. Raises ConfigError where the policy lacks what it decides by."""
+        if len(id) > MAX_NAME or len(task) > MAX_NAME:
+            raise ConfigError(f"replay: an id or a task has at most {MAX_NAME} characters, got {id[:40]!r}...")
+        kept = self._checked(id, descriptor) if self.policy == "herding" else None
+        plain = None if score is None else float(score)
+        new = Item(self.offered.total(), self.offered[task], task, id, size, plain, kept)
+        if self.policy == "hardest":
+            _score(new)
+        return new
+
+    def goes(self, new: Item) -> int | None:
+        """Place of the image that has to go; the place behind the last for `new` itself; None where there is room."""
+        if len(self.items) < self.capacity:
+            return None
+        means = {**self.means, new.task: self._mean_with(new)} if self.policy == "herding" else {}
+        return victim(self.policy, self.items, new, self.seed, means)
+
+    def take(self, new: Item, goes: int | None) -> None:
+        """Carries out what `goes` said; `new` has its `seq` by now where it stays."""
+        if new.descriptor is not None:
+            self.means[new.task] = self._mean_with(new)
+        self.offered[new.task] += 1
+        if goes != len(self.items) or goes is None:
+            self.items = [item for place, item in enumerate(self.items) if place != goes] + [new]
+
+    def pack(self) -> dict[str, Any]:
+        """Plain values from which `unpack` goes on bit for bit; arrays as base64 of little-endian numbers."""
+        items = [
+            [i.seq, i.number, i.number_in_task, i.task, i.id, i.bytes, i.score, _text(i.descriptor, "<f4")]
+            for i in self.items
+        ]
+        means = {task: _text(mean, "<f8") for task, mean in self.means.items()}
+        plain = {"capacity": self.capacity, "policy": self.policy, "seed": self.seed}
+        return {**plain, "offered": dict(self.offered), "means": means, "items": items}
+
+    @classmethod
+    def unpack(cls, plain: Mapping[str, Any]) -> Self:
+        """The reverse of `pack`. Raises Corrupt for what no `pack` gave."""
+        try:
+            self = cls(plain["capacity"], plain["policy"], plain["seed"])
+            self.offered = Counter(plain["offered"])
+            self.means = {task: _array(text, "<f8") for task, text in plain["means"].items()}
+            self.items = [_item(*row) for row in plain["items"]]
+            self._check()
+        except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+            raise Corrupt(f"replay: not a state of the memory: {error}") from error
+        return self
+
+    def _check(self) -> None:
+        """Raises ValueError where numbers contradict each other."""
+        numbers, held = [item.number for item in self.items], Counter(item.task for item in self.items)
+        if not all(type(task) is str and type(n) is int and n in _COUNT for task, n in self.offered.items()):
+            raise ValueError("a count is out of range")
+        if numbers != sorted(set(numbers)) or (numbers and numbers[-1] >= self.offered.total()):
+            raise ValueError("the images are out of order")
+        if len({item.seq for item in self.items}) < len(self.items) or len(self.items) > self.capacity:
+            raise ValueError("an image is held twice, or too many are")
+        if any(count > self.offered[task] for task, count in held.items()):
+            raise ValueError("more images are held than were offered")
+        sizes = {0 if item.descriptor is None else item.descriptor.size for item in self.items}
+        sizes |= {mean.size for mean in self.means.values()}
+        herds = self.policy == "herding"
+        if set(self.means) != (set(self.offered) if herds else set()):
+            raise ValueError("the means are not those of the tasks")
+        if len(sizes) > 1 or (sizes and (0 in sizes) == herds):
+            raise ValueError("the descriptors do not fit each other or the policy")
+
+    def _checked(self, id: str, descriptor: Descriptor | None) -> Descriptor:
+        """A copy, as what the memory holds must not change. Raises ConfigError."""
+        if descriptor is None:
+            raise ConfigError(f"herding: image {id!r} has no descriptor; offer one with each image.")
+        known = next((mean.size for mean in self.means.values()), None)
+        kept = np.array(descriptor, dtype=np.float32)
+        if kept.ndim != 1 or not 1 <= kept.size <= MAX_DESCRIPTOR or kept.size != (known or kept.size):
+            raise ConfigError(
+                f"herding: a descriptor has one axis and {known or f'1 to {MAX_DESCRIPTOR}'} values, "
+                f"that of image {id!r} has the shape {kept.shape}."
+            )
+        if not np.isfinite(kept).all():
+            raise ConfigError(f"herding: the descriptor of image {id!r} is not finite.")
+        return kept
+
+    def _mean_with(self, new: Item) -> Mean:
+        """The running mean of the task, float64, with the new descriptor in it."""
+        before = self.means.get(new.task)
+        row = _descriptor(new).astype(np.float64)
+        return row if before is None else before + (row - before) / (new.number_in_task + 1)
+
+
 def _chance(seed: int, new: Item) -> np.random.Generator:
     return np.random.default_rng([seed, new.number])
 
@@ -129,3 +240,28 @@ def _score(item: Item) -> float:
     if item.score is None:
         raise ConfigError(f"hardest: image {item.id!r} has no score; offer one with each image.")
     return item.score
+
+
+def _item(
+    seq: int, number: int, in_task: int, task: str, id: str, size: int, score: float | None, descriptor: str | None
+) -> Item:
+    """A row of `pack`. Raises ValueError."""
+    if not all(type(n) is int and n in _COUNT for n in (seq, number, in_task, size)):
+        raise ValueError("a number is out of range")
+    if type(task) is not str or type(id) is not str or max(len(task), len(id)) > MAX_NAME:
+        raise ValueError("a name is none")
+    if score is not None and (type(score) not in (int, float) or not math.isfinite(score)):
+        raise ValueError("a score is none")
+    return Item(number, in_task, task, id, size, score, None if descriptor is None else _array(descriptor, "<f4"), seq)
+
+
+def _text(array: NDArray | None, kind: str) -> str | None:
+    return None if array is None else base64.b64encode(array.astype(kind).tobytes()).decode()
+
+
+def _array(text: str, kind: str) -> NDArray:
+    """Raises ValueError for what is not base64 of finite numbers."""
+    found = np.frombuffer(base64.b64decode(text, validate=True), kind).astype(np.dtype(kind).newbyteorder("="))
+    if not 1 <= found.size <= MAX_DESCRIPTOR or not np.isfinite(found).all():
+        raise ValueError("an array is none")
+    return found
