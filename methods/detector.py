@@ -115,6 +115,11 @@ class Detector(ABC):
         return (self.name, *(repr(value) for value in self.params.values()), self.device)
 
     @property
+    def infers_tasks(self) -> bool:
+        """Whether it says which of its tasks an image is of, where nobody tells it (`Scores.tasks`)."""
+        return False
+
+    @property
     def network_bytes(self) -> int:
         """Bytes of the weights of all networks that it needs, frozen or trained. Raises WeightsError."""
         return 0

@@ -12,7 +12,7 @@ from .console import ERR, progress, show_blocks, teller
 from .datasets import Task
 from .judging import Features, Told
 from .markdown import check_mark, filled, markdown_options, table_markdown, write_page
-from .options import ManyValues, check_source, gather, read_sources, set_option, source_options
+from .options import ManyValues, check_source, data_of, gather, read_sources, set_option, source_options
 from .overview import overview
 from .parts import Parts
 from .plan import Names, Plan, read_plan
@@ -73,7 +73,7 @@ def bench(
     parts.check_data(tasks)
     torch.set_num_threads(threads)
     run_plan(plan, tasks, parts)
-    records = parts.merge(plan, tasks, dataset)
+    records = parts.merge(plan, tasks, data_of(folders, dataset))
     for reason in reasons(tasks, records.values()):
         _say(reason)
     table = overview(records)
@@ -85,24 +85,41 @@ def bench(
 
 
 def run_plan(plan: Plan, tasks: Sequence[Task], parts: Parts) -> None:
-    """Runs what is not there yet."""
+    """Runs what is not there yet: sequences of all tasks, then task by task what takes each for itself."""
     room = KEEP // len({_features_key(trial) for trial in plan.values()})
+    alone = {names: trial for names, trial in plan.items() if not trial.together}
+    together = {names: trial for names, trial in plan.items() if trial.together}
     with progress() as bars:
-        all_ = bars.add_task("all", total=len(plan) * len(tasks), images=False)
+        all_ = bars.add_task("all", total=len(alone) * len(tasks) + len(together), images=False)
         now = bars.add_task("", total=None)
+        shared: dict[tuple, Features] = {}
+        for names, trial in together.items():
+            if not parts.has_all(names, trial, tasks):
+                who = " ".join(names)
+                told, features = partial(_told, bars, now, who), _features(trial, shared, room)
+                found, continued = trial.on_all(tasks, told, features=features, work=parts.steps(names))
+                write_result(trial.result(found, continued=continued), parts.whole(names))
+                parts.forget_steps(names)
+                _say(f"{who}: average F1 {continued.measures[continued.f1]['average']:.3f}")
+            bars.advance(all_)
         for task in tasks:
-            shared: dict[tuple, Features] = {}
-            for names, trial in plan.items():
+            shared = {}
+            for names, trial in alone.items():
                 if not parts.has(names, trial, task):
                     who = " ".join((task.name, *names))
-                    key = _features_key(trial)
-                    if key not in shared:
-                        make = trial.make(trial.detector.seed)
-                        shared[key] = Features(make, room, again=True, crop=trial.runs[0].crop)
-                    done = trial.on(task, partial(_told, bars, now, who), features=shared[key])
+                    done = trial.on(task, partial(_told, bars, now, who), features=_features(trial, shared, room))
                     write_result(trial.result([done]), parts.part(names, task))
                     _say(f"{who}: image AUROC {done.metrics['image_auroc']:.3f}")
                 bars.advance(all_)
+
+
+def _features(trial: Trial, shared: dict[tuple, Features], room: int) -> Features:
+    """Those that a trial can share with the others that see images as it does."""
+    key = _features_key(trial)
+    if key not in shared:
+        make = trial.make(trial.detector.seed)
+        shared[key] = Features(make, room, again=True, crop=trial.runs[0].crop)
+    return shared[key]
 
 
 def track_all(records: dict[Names, Result], parts: Parts, store: str) -> None:

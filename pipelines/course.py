@@ -40,6 +40,21 @@ class Protocol(ABC):
         """Raises ConfigError for a method, or a size of it, that this protocol cannot run; before anything is read."""
         View(detector.size, self.crop)
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The protocol's own options as plain JSON, for the record; those that are not set are left out."""
+        found = {name: getattr(self, name) for name in self.option_names()}
+        return {name: value for name, value in found.items() if value is not None}
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """The fields that say how it runs: all but the seed and the memory of features."""
+        return [field.name for field in fields(cls) if field.name not in ("seed", "keep")]
+
+
+class PerTask(Protocol):
+    """A protocol in which no task knows of another."""
+
     @abstractmethod
     def run(
         self, make: Make, task: Task, told: Told = untold, features: Features | None = None, sink: Sink = nowhere
@@ -50,17 +65,6 @@ class Protocol(ABC):
         what earlier runs on this task have embedded. sink: takes the run's other judgements.
         Raises ConfigError for a method or a task that does not suit it, DataError for a file that is no image.
         """
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The protocol's own options as plain JSON, for the record; those that are not set are left out."""
-        found = {name: getattr(self, name) for name in self.option_names()}
-        return {name: value for name, value in found.items() if value is not None}
-
-    @classmethod
-    def option_names(cls) -> list[str]:
-        """The fields that say how it runs: all but the seed and the memory."""
-        return [field.name for field in fields(cls) if field.name not in ("seed", "keep")]
 
 
 def draw(task: Task, shots: int | None, seed: int) -> tuple[list[Path], list[Path]]:

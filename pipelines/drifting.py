@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..methods.errors import ConfigError
-from .course import Protocol, Sink, draw, finish, learn_all, nowhere
+from .course import PerTask, Sink, draw, finish, learn_all, nowhere
 from .datasets import Task
 from .drift import DRIFTS, Drift
 from .judging import Bench, Features, Judged, Make, Told, untold
@@ -12,7 +12,7 @@ from .results import Part, TaskResult, mean_figures
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drifting(Protocol):
+class Drifting(PerTask):
     """For each drift: learned clean and judged drifted (`offline`); learned and judged drifted (`metrics`).
 
     One epoch over all training images, as in the protocol offline. The part `none` is learned and judged clean; the

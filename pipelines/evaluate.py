@@ -16,9 +16,10 @@ from .datasets import Task
 from .drift import KINDS
 from .files import Whole
 from .judging import Judged, Told
-from .options import ManyValues, check_source, gather, read_sources, set_option, source_options
+from .options import ManyValues, check_source, data_of, gather, read_sources, set_option, source_options
 from .protocols import PROTOCOLS
-from .results import Result, TaskResult, append_arrays
+from .results import Result, append_arrays
+from .succession import check_together, run_together, sequence_options
 from .tables import reasons, show
 from .tracked import landed, prepare, track, tracking_option
 from .trial import Trial
@@ -50,7 +51,11 @@ class MethodName(click.ParamType):
 @click.option("--shots", type=int, help="Of offline, fewshot: normal images learned first, drawn by the seed.")
 @click.option("--ratio", type=float, help="Of fewshot: normals for each defect in the stream.  [default: 7.7]")
 @click.option("--session", type=int, help="Of fewshot: images in a session.  [default: 100]")
-@click.option("--batch", type=int, help="Of fewshot: images scored, then learned, at a time.  [default: 10]")
+@click.option(
+    "--batch", type=int,
+    help="Images at a time. Of fewshot: scored, then learned.  [default: 10]  Of continual: learned, beside as many "
+    "replayed.  [default: as the method's paper does]",
+)  # fmt: skip
 @click.option(
     "--drift", multiple=True, metavar="KIND[=LEVEL]...",
     help=f"Of drift: which, and how strong.  [default: {' '.join(f'{n}={k.level:g}' for n, k in KINDS.items())}]",
@@ -58,6 +63,7 @@ class MethodName(click.ParamType):
 @click.option(
     "--crop", type=int, help="Resize to this side and keep the middle, as some papers do.  [default: no crop]"
 )
+@sequence_options
 @click.option("--device", help="Where to compute: cpu, cuda, cuda:1, ...  [default: cpu]")
 @json_option
 @click.option(
@@ -80,6 +86,8 @@ def evaluate(
     json_file: Path | None,
     scores_file: Path | None,
     tracking: str | None,
+    references: tuple[str, ...],
+    work: Path | None,
     **options: Any,
 ) -> None:
     """Run PROTOCOL with a method on folders of images: one table, a run in MLflow, and with --json one record.
@@ -91,10 +99,14 @@ def evaluate(
     drift: learn clean and judge drifted, then learn and judge drifted; for each kind of --drift.
 
     fewshot: learn --shots normal images (10), then a stream without labels, each batch scored, then learned.
+
+    continual: learn one folder after the other under a --strategy; judge all of them after each. Beside it a model for
+    each task and joint models are run, to tell how much is lost (--references none: without).
     """
     check_source(folders, dataset, root)
     given = gather(settings, {"backbone": backbone, "size": size, "seed": seed, "device": device})
     trial = Trial(protocol, method, given, options, seeds)  # what is wrong ends it here, before anything is read
+    check_together(trial, references, work)
     tasks = read_sources(folders, dataset, root)
     to_stdout = str(json_file) == "-"
     with ExitStack() as files:  # what cannot be written ends it here, not after an hour
@@ -102,7 +114,7 @@ def evaluate(
         arrays = files.enter_context(Whole(scores_file)) if scores_file else None
         if tracking is not None:
             prepare(tracking, protocol)
-        result = trial.result(run(trial, tasks, arrays), dataset)
+        result = run(trial, tasks, arrays, data_of(folders, dataset), references, work)
         if record:
             record.write_text(result.dumps(), "utf-8")
     for reason in reasons(tasks, [result]):
@@ -124,8 +136,22 @@ def deliver(result: Result, tracking: str | None, to_stdout: bool = False) -> No
         ERR.print(where, markup=False, highlight=False, soft_wrap=True)  # one line, to be copied
 
 
-def run(trial: Trial, tasks: Sequence[Task], arrays: Path | None) -> list[TaskResult]:
+def run(
+    trial: Trial,
+    tasks: Sequence[Task],
+    arrays: Path | None,
+    dataset: str | None = None,
+    references: Sequence[str] = (),
+    work: Path | None = None,
+) -> Result:
     """Runs a trial on tasks in turn, with progress bars; the arrays of each judgement go to the file `arrays`."""
+    if trial.together:
+
+        def keep(name: str, judged: Judged) -> None:
+            if arrays:
+                append_arrays(arrays, named_arrays(name, judged))
+
+        return run_together(trial, tasks, keep, dataset, references, work)
     done = []
     with progress() as bars:
         for task in tasks:
@@ -138,7 +164,7 @@ def run(trial: Trial, tasks: Sequence[Task], arrays: Path | None) -> list[TaskRe
                     append_arrays(arrays, named_arrays(f"{task}/{name}".rstrip("/"), judged))
 
             done.append(trial.on(task, told, sink))
-    return done
+    return trial.result(done, dataset)
 
 
 def named_arrays(task: str, judged: Judged) -> dict[str, NDArray]:

@@ -11,14 +11,14 @@ import numpy as np
 from ..methods.detector import Detector
 from ..methods.errors import ConfigError, DataError
 from .admission import Admission
-from .course import Protocol, Sink, check_shots, draw, finish, nowhere
+from .course import PerTask, Sink, check_shots, draw, finish, nowhere
 from .datasets import Sample, Task
 from .judging import Bench, Features, Judged, Make, Panel, Told, untold
 from .results import METRICS, Part, TaskResult
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewShot(Protocol):
+class FewShot(PerTask):
     """A few normal images first, then a stream that nobody has labelled: each batch is scored, then learned.
 
     shots: normal images, learned in one call. ratio: normals for each defect in the stream; where there are fewer

@@ -9,6 +9,7 @@ What keeps every protocol honest stands here:
   two judged images at once.
 """
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..methods.detector import Detector, Learned
+from ..methods.errors import DataError
 from ..methods.metrics import evaluate
 from .datasets import Sample
 from .drift import Drift
@@ -51,11 +53,12 @@ class Judged:
     labels: NDArray[np.bool_]  # (N,), True for a defect
     maps: NDArray[np.float32] | None  # (N, S, S); None for a method without maps
     masks: NDArray[np.bool_] | None  # (N, S, S); None for a task without masks
+    taken: tuple[str, ...] | None = None  # the task that each image was taken for, by a method that finds it out
 
-    def figures(self) -> dict[str, float]:
-        """The metrics of a result record."""
+    def figures(self, names: Sequence[str] = METRICS) -> dict[str, float]:
+        """The metrics of a result record, or others that `evaluate` knows."""
         found = evaluate(self.scores, self.labels, self.maps, self.masks)
-        return {name: found[name] for name in METRICS}
+        return {name: found[name] for name in names}
 
     @classmethod
     def joined(cls, parts: "Sequence[Judged]") -> "Judged":
@@ -92,6 +95,24 @@ class Features:
         self._room = keep
         self._calls = 0
         self._kept: dict[tuple[Path, Drift | None], Tensor] = {}
+        self._paths: dict[bytes, Path] = {}  # by the sha256 of what is in the file
+
+    def read(self, path: Path) -> bytes:
+        """A file's bytes, as they go into a memory; `of` then knows its features again. Raises DataError."""
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path}: {error}") from error
+        self._paths[hashlib.sha256(data).digest()] = path
+        return data
+
+    def of(self, data: bytes) -> Tensor:
+        """Features of an encoded image that came out of a memory, B = 1; embedded anew unless they are at hand."""
+        path = self._paths.get(hashlib.sha256(data).digest())
+        if path is not None and (path, None) in self._kept:
+            return self._kept[path, None].clone()
+        with self.clock("backbone"):
+            return _done(self.eyes.embed(self.view.decoded(data)[None]))
 
     def get(self, path: Path, drift: Drift | None = None, again: bool = True) -> Tensor:
         """Features of one image, B = 1, the caller's own. Raises DataError for a file that is no image."""
@@ -131,34 +152,51 @@ class Bench:
         """Images to judge, their masks seen as the images are."""
         return Panel.of(samples, self.features.view, names)
 
-    def learn(self, learner: Detector, paths: Sequence[Path], drift: Drift | None = None) -> Learned:
-        """One call of `learn` with the features of these images, and what it reports."""
+    def learn(
+        self, learner: Detector, paths: Sequence[Path], drift: Drift | None = None, beside: Sequence[bytes] = ()
+    ) -> Learned:
+        """One call of `learn` with the features of these images, and what it reports.
+
+        beside: encoded images out of a replay memory, which are learned in the same call.
+        """
         again = self.features.again
-        features = torch.cat([self.features.get(path, drift, again) for path in paths])
+        features = torch.cat(
+            [self.features.get(path, drift, again) for path in paths] + [self.features.of(data) for data in beside]
+        )
         with self.clock("learn", len(paths)):
             learned = learner.learn(features)
             _done(features)
         return learned
 
-    def judge(self, learner: Detector, panel: "Panel", drift: Drift | None = None, told: Told | None = None) -> Judged:
-        """Scores every image of a panel, one by one, by a copy of the learner.
+    def judge(
+        self,
+        learner: Detector,
+        panel: "Panel",
+        drift: Drift | None = None,
+        told: Told | None = None,
+        task: str | None = None,
+    ) -> Judged:
+        """Scores every image of a panel, one by one, by a copy of the learner; `task`: which one it is told they are.
 
         Setting up for the new state (factoring, indexing), which a copy does on its first image, is in the time.
         """
         count, size = len(panel.samples), self.features.view.size
         scores = np.full(count, np.nan, np.float32)
         maps = np.empty((count, size, size), np.float32) if learner.traits.gives_map else None
+        taken: list[str] = []
         copy = self.make()
         copy.load_state(learner.state())
         for n, sample in enumerate(panel.samples):
             features = self.features.get(sample.path, drift)
             with self.clock("score"):
-                found = copy.score(features)
+                found = copy.score(features) if task is None else copy.score(features, task)
                 scores[n] = float(found.image)  # waits for the device
             if maps is not None:
                 maps[n] = found.maps[0].cpu().numpy()
+            if found.tasks is not None:
+                taken.append(copy.tasks[int(found.tasks)])
             (told or self.told)(staged("judge", drift), n + 1, count)
-        return Judged(panel.names, scores, panel.labels, maps, panel.masks)
+        return Judged(panel.names, scores, panel.labels, maps, panel.masks, tuple(taken) or None)
 
     def embed(self, samples: Sequence[Sample], drift: Drift | None = None) -> None:
         """Embeds images beforehand, those that there is room for; checks that every file is an image."""

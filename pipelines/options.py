@@ -10,7 +10,7 @@ from ..methods.errors import ConfigError
 from .datasets import Task, read_folder
 from .readers import INSTALLED, READERS, check_root, read_dataset
 
-MANY = ("--data", "--set", "--drift")
+MANY = ("--data", "--set", "--drift", "--references")
 
 
 Command = Callable[..., Any]
@@ -29,7 +29,7 @@ def source_options(command: Command) -> Command:
         ),
         click.option(
             "--dataset", type=click.Choice(sorted([*READERS, *INSTALLED])),
-            help="In place of --data: every class of this data set. `folder`: any folder of good images.",
+            help="Every class of this data set, behind the folders of --data. `folder`: any folder of good images.",
         ),
         click.option(
             "--data", "folders", multiple=True, type=click.Path(path_type=Path), metavar="DIR...",
@@ -69,9 +69,9 @@ def spread(args: Sequence[str], many: Sequence[str]) -> list[str]:
 
 
 def check_source(folders: Sequence[Path], dataset: str | None, root: Path | None) -> None:
-    """Raises ConfigError unless there is either --data, or --dataset with the --root that it needs."""
-    if bool(folders) == (dataset is not None):
-        raise ConfigError("give either --data DIR..., or --dataset NAME with --root DIR.")
+    """Raises ConfigError unless there is --data, or --dataset with the --root that it needs, or both."""
+    if not folders and dataset is None:
+        raise ConfigError("give --data DIR..., or --dataset NAME with --root DIR, or both.")
     if dataset is not None:
         check_root(dataset, root)
     elif root is not None:
@@ -79,18 +79,18 @@ def check_source(folders: Sequence[Path], dataset: str | None, root: Path | None
 
 
 def read_sources(folders: Sequence[Path], dataset: str | None, root: Path | None) -> list[Task]:
-    """The tasks of a data set, or of all folders; see `check_source`."""
-    return read_dataset(dataset, root) if dataset else read_tasks(folders)
-
-
-def read_tasks(folders: Sequence[Path]) -> list[Task]:
-    """The tasks of all folders. Raises DataError for a wrong folder, ConfigError for two of one name."""
-    tasks = [read_folder(folder) for folder in folders]
-    names = [task.name for task in tasks]
+    """The tasks of all folders, then those of a data set; see `check_source`. Raises ConfigError for two of a name."""
+    found = [read_folder(folder) for folder in folders] + (read_dataset(dataset, root) if dataset else [])
+    names = [task.name for task in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ConfigError(f"--data: two folders are called {twice[0]!r}; a record needs a name for each task.")
-    return tasks
+        raise ConfigError(f"--data: two tasks are called {twice[0]!r}; a record needs a name for each.")
+    return found
+
+
+def data_of(folders: Sequence[Path], dataset: str | None) -> str | None:
+    """The data set that a record is of: none, where there are folders of one's own beside it."""
+    return None if folders else dataset
 
 
 def gather(settings: Iterable[str], options: dict[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 OUT/PROTOCOL/METHOD.json        the record of all tasks, made from
 OUT/PROTOCOL/METHOD/TASK.json   the record of one task, a part
+OUT/PROTOCOL/METHOD/+.json      in place of parts: the record of a sequence, as it was run
+OUT/PROTOCOL/METHOD/+/          its finished steps, while it runs
 OUT/PROTOCOL/METHOD.tracked     a checksum: this record went to this MLflow store
 OUT/data/TASK.sha256            a checksum of the images and masks that the parts of a task were made from
 """
 
-import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from ..methods.errors import DataError
 from .console import ERR
 from .datasets import Task
 from .files import Whole
+from .fingerprint import checksum, fingerprint
 from .plan import Names, Plan
 from .results import Result, read_result, write_result
 from .trial import Trial
@@ -42,13 +45,32 @@ class Parts:
             file, found = self.out / "data" / f"{_file_name(task)}.sha256", fingerprint(task)
             parts = any((folder / f"{_file_name(task)}.json").exists() for folder in self.out.glob("*/*/"))
             before = file.read_text("utf-8").strip() if file.exists() else None
-            if parts and before != found:
+            sequences = before is not None and any(self.out.glob("*/*/+*"))
+            if (parts or sequences) and before != found:
                 raise DataError(f"{self.out}: made from other images of the name {task.name}; name another --out.")
             _write(file, found)
 
+    def whole(self, names: Names) -> Path:
+        """Where the record of a sequence is kept; no task's file has this name, in which `+` becomes %2B."""
+        return self.out / names[0] / names[1] / "+.json"
+
+    def steps(self, names: Names) -> Path:
+        """Where the finished steps of a sequence are kept while it runs."""
+        return self.whole(names).with_suffix("")
+
+    def forget_steps(self, names: Names) -> None:
+        """A sequence is done, and its record written."""
+        shutil.rmtree(self.steps(names), ignore_errors=True)
+
     def has(self, names: Names, trial: Trial, task: Task) -> bool:
         """Whether a task's part is there and is this trial's. What is another's, or no record, is made anew."""
-        file = self.part(names, task)
+        return self._has(self.part(names, task), trial, [task])
+
+    def has_all(self, names: Names, trial: Trial, tasks: Sequence[Task]) -> bool:
+        """As `has`, of a sequence of these tasks."""
+        return self._has(self.whole(names), trial, tasks)
+
+    def _has(self, file: Path, trial: Trial, tasks: Sequence[Task]) -> bool:
         if not file.exists():
             return False
         try:
@@ -56,36 +78,32 @@ class Parts:
         except DataError as error:
             ERR.print(f"{error} It is made anew.", highlight=False, markup=False)
             return False
-        return [one.task for one in found.tasks] == [task.name] and _made_by(found) == _made_by(trial.result([]))
+        same = [one.task for one in found.tasks] == [task.name for task in tasks]
+        return same and _made_by(found) == _made_by(trial.result([]))
 
     def merge(self, plan: Plan, tasks: Sequence[Task], dataset: str | None) -> dict[Names, Result]:
         """Writes every method's record from its parts."""
         found = {}
         for names, trial in plan.items():
-            parts = [read_result(self.part(names, task)).tasks[0] for task in tasks]
-            found[names] = trial.result(parts, dataset)
+            if trial.together:
+                whole = read_result(self.whole(names))
+                found[names] = trial.result(whole.tasks, dataset, whole.continued)
+            else:
+                found[names] = trial.result([read_result(self.part(names, task)).tasks[0] for task in tasks], dataset)
             write_result(found[names], self.record(names))
         return found
 
     def is_tracked(self, names: Names, result: Result, store: str) -> bool:
         """Whether this very record went to this store."""
         file = self._tracked(names)
-        return file.exists() and file.read_text("utf-8").strip() == _checksum(store, result.dumps())
+        return file.exists() and file.read_text("utf-8").strip() == checksum(store, result.dumps())
 
     def set_tracked(self, names: Names, result: Result, store: str) -> None:
         """Notes that it did."""
-        _write(self._tracked(names), _checksum(store, result.dumps()))
+        _write(self._tracked(names), checksum(store, result.dumps()))
 
     def _tracked(self, names: Names) -> Path:
         return self.record(names).with_suffix(".tracked")
-
-
-def fingerprint(task: Task) -> str:
-    """A checksum of a task's images and masks and of what they are to it, wherever they lie."""
-    rows = [["train", path.name, _digest(path)] for path in task.train]
-    for sample in task.test:
-        rows.append([sample.kind, sample.path.name, _digest(sample.path), *(_digest(mask) for mask in sample.masks)])
-    return _checksum(json.dumps(rows))
 
 
 def _made_by(result: Result) -> str:
@@ -97,18 +115,6 @@ def _made_by(result: Result) -> str:
 def _file_name(task: Task) -> str:
     """A data set's table may name a task as it likes; a file's name, with something behind it, stays in its folder."""
     return quote(task.name, safe=" ")
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: {error}") from error
-
-
-def _checksum(*texts: str) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def _write(file: Path, text: str) -> None:

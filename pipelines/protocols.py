@@ -12,7 +12,8 @@ import numpy as np
 
 from ..methods.detector import Detector
 from ..methods.errors import ConfigError
-from .course import Protocol, Sink, check_shots, draw, finish, learn_all, nowhere, teach
+from .continual import Continual
+from .course import PerTask, Protocol, Sink, check_shots, draw, finish, learn_all, nowhere, teach
 from .datasets import Task
 from .drifting import Drifting
 from .fewshot import FewShot
@@ -21,7 +22,7 @@ from .results import TaskResult
 
 
 @dataclass(frozen=True, kw_only=True)
-class Online(Protocol):
+class Online(PerTask):
     """One epoch, one image at a time. `seed` decides the order of the stream."""
 
     name: ClassVar[str] = "online"
@@ -60,7 +61,7 @@ class Online(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Offline(Protocol):
+class Offline(PerTask):
     """All training images (LeMO table 5, full dataset), or `shots` of them drawn by the seed; then one judgement.
 
     A few shots come in one call of `learn`, as do all images for a method that does not learn one by one; all
@@ -87,4 +88,4 @@ class Offline(Protocol):
         return finish(task.name, len(paths), bench, learner, judged, curve), judged
 
 
-PROTOCOLS: dict[str, type[Protocol]] = {one.name: one for one in (Online, Offline, Drifting, FewShot)}
+PROTOCOLS: dict[str, type[Protocol]] = {one.name: one for one in (Online, Offline, Drifting, FewShot, Continual)}

@@ -16,7 +16,8 @@ of a task   "offline": the figures of the same detector not learning (drift: not
             over them, and "deviation" (the sample's, of each figure) and "runs": [{"seed", "metrics", "offline"}]
             are there.
 of the run  "dataset": the name of the data set that all tasks are of. "options": the protocol's. "seeds". "offline":
-            mean over tasks. "deviation": over seeds, of the mean over tasks.
+            mean over tasks. "deviation": over seeds, of the mean over tasks. Of the protocol continual: see
+            `continued.py`.
 """
 
 import json
@@ -32,7 +33,9 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..methods.errors import DataError
+from .continued import Continued
 from .files import Whole
+from .rows import Row
 
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro", "pixel_f1")
 TIMES = ("backbone", "score", "learn")
@@ -103,6 +106,7 @@ class Result:
     options: Mapping[str, Any] = field(default_factory=dict)
     seeds: Sequence[int] = field(default_factory=list)
     dataset: str | None = None
+    continued: Continued | None = None  # of the protocol continual
 
     @property
     def mean(self) -> dict[str, float]:
@@ -143,7 +147,8 @@ class Result:
         names = ("protocol", "method", "params", "backbone", "size", "seed", "everline_version", "tasks", "mean")
         more = ("dataset", "options", "seeds", "offline", "deviation")
         extra = {name: _plain(getattr(self, name)) for name in more if getattr(self, name)}
-        return {name: _plain(getattr(self, name)) for name in names} | extra
+        continued = {} if self.continued is None else _plain(self.continued.to_json())
+        return {name: _plain(getattr(self, name)) for name in names} | extra | continued
 
     def dumps(self) -> str:
         """Strict JSON text."""
@@ -152,7 +157,7 @@ class Result:
     @classmethod
     def from_json(cls, plain: Any, who: str = "result") -> "Result":
         """The reverse of `to_json`; `who` is named in errors. Raises DataError for anything else."""
-        row = _Row(plain, who)
+        row = Row(plain, who)
         return cls(
             protocol=row.get("protocol", str),
             method=row.get("method", str),
@@ -165,6 +170,7 @@ class Result:
             options=row.get("options", dict) if "options" in row.plain else {},
             seeds=row.whole_numbers("seeds"),
             dataset=row.get("dataset", str) if "dataset" in row.plain else None,
+            continued=Continued.from_json(row) if "continual" in row.plain else None,
         )
 
 
@@ -210,49 +216,9 @@ def append_arrays(file: Path, arrays: Mapping[str, NDArray]) -> None:
                 np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
-class _Row:
-    """A JSON object whose values are asked for by name and type."""
-
-    def __init__(self, plain: Any, who: str) -> None:
-        if not isinstance(plain, dict):
-            raise DataError(f"{who}: expected an object, got {type(plain).__name__}.")
-        self.plain, self.who = plain, who
-
-    def get(self, name: str, kind: Any) -> Any:
-        if name not in self.plain:
-            raise DataError(f"{self.who}: {name!r} is missing; this is no result record of everline.")
-        value = self.plain[name]
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise DataError(f"{self.who}: {name!r} has the wrong type, {type(value).__name__}.")
-        return value
-
-    def figures(self, name: str, wanted: Sequence[str]) -> dict[str, float]:
-        """An object of numbers, null being NaN; `wanted` must be there."""
-        row = _Row(self.get(name, dict), f"{self.who}: {name}")
-        return {key: row.figure(key) for key in wanted}
-
-    def some_figures(self, name: str, wanted: Sequence[str] = METRICS) -> dict[str, float] | None:
-        """Figures that need not be there."""
-        return self.figures(name, wanted) if name in self.plain else None
-
-    def rows(self, name: str) -> "list[_Row]":
-        """Objects of a list that need not be there."""
-        listed = self.get(name, list) if name in self.plain else []
-        return [_Row(one, f"{self.who}: {name}[{n}]") for n, one in enumerate(listed)]
-
-    def whole_numbers(self, name: str) -> list[int]:
-        """A list of whole numbers that need not be there."""
-        listed = self.get(name, list) if name in self.plain else []
-        return [_Row({name: one}, self.who).get(name, int) for one in listed]
-
-    def figure(self, name: str) -> float:
-        value = self.get(name, (int, float, type(None)))
-        return math.nan if value is None else value
-
-
 def _task(plain: Any, who: str) -> TaskResult:
-    row = _Row(plain, who)
-    points = [_Row(point, f"{who}: curve[{n}]") for n, point in enumerate(row.get("curve", list))]
+    row = Row(plain, who)
+    points = [Row(point, f"{who}: curve[{n}]") for n, point in enumerate(row.get("curve", list))]
     return TaskResult(
         task=row.get("task", str),
         n_train=row.get("n_train", int),
@@ -261,16 +227,16 @@ def _task(plain: Any, who: str) -> TaskResult:
         curve=[{"images": p.get("images", int), **{m: p.figure(m) for m in METRICS}} for p in points],
         ms_per_image=row.figures("ms_per_image", TIMES),
         state_bytes=row.get("state_bytes", int),
-        offline=row.some_figures("offline"),
+        offline=row.some_figures("offline", METRICS),
         parts=[
-            Part(p.get("name", str), p.figures("metrics", METRICS), p.some_figures("offline"))
+            Part(p.get("name", str), p.figures("metrics", METRICS), p.some_figures("offline", METRICS))
             for p in row.rows("parts")
         ],
         defects=row.get("defects", int) if "defects" in row.plain else None,
         admitted=row.some_figures("admitted", ADMITTED),
-        deviation=row.some_figures("deviation"),
+        deviation=row.some_figures("deviation", METRICS),
         runs=[
-            SeedRun(r.get("seed", int), r.figures("metrics", METRICS), r.some_figures("offline"))
+            SeedRun(r.get("seed", int), r.figures("metrics", METRICS), r.some_figures("offline", METRICS))
             for r in row.rows("runs")
         ],
     )

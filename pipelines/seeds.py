@@ -3,14 +3,17 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from .course import Protocol, Sink
+from .continual import Continual
+from .continued import Continued, pooled_runs
+from .course import PerTask, Sink, nowhere
 from .datasets import Task
+from .journal import Journal
 from .judging import Features, Judged, Make, Told
 from .results import ADMITTED, METRICS, SeedRun, TaskResult, deviations, mean_figures, mean_part
 
 
 def over_seeds(
-    protocols: Sequence[Protocol],
+    protocols: Sequence[PerTask],
     make: Callable[[int], Make],
     task: Task,
     told: Callable[[int], Told],
@@ -36,6 +39,30 @@ def over_seeds(
         passed("", judged)
         done.append(result)
     return pooled([one.seed for one in protocols], done)
+
+
+def sequence_over_seeds(
+    protocols: Sequence[Continual],
+    make: Callable[[int], Make],
+    tasks: Sequence[Task],
+    told: Callable[[int], Told],
+    sink: Sink = nowhere,
+    features: Features | None = None,
+    journal: Callable[[int], Journal | None] = lambda seed: None,
+) -> tuple[list[TaskResult], Continued]:
+    """Runs a sequence with each seed, as `over_seeds` a task. journal: for a seed, where its steps are kept."""
+    many = len(protocols) > 1
+    features = features or Features(make(protocols[0].seed), protocols[0].keep, again=True, crop=protocols[0].crop)
+    done = []
+    for one in protocols:
+        where = f"seed{one.seed}/" if many else ""
+
+        def passed(name: str, judged: Judged, where: str = where) -> None:
+            sink(where + name, judged)
+
+        done.append(one.run_all(make(one.seed), tasks, told(one.seed), features, passed, journal(one.seed)))
+    seeds, columns = [one.seed for one in protocols], zip(*(results for results, _ in done), strict=True)
+    return [pooled(seeds, list(column)) for column in columns], pooled_runs([continued for _, continued in done])
 
 
 def pooled(seeds: Sequence[int], done: Sequence[TaskResult]) -> TaskResult:

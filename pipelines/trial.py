@@ -3,18 +3,25 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from .. import __version__
 from ..methods.detector import Detector
 from ..methods.errors import ConfigError, UnknownName
+from ..methods.params import parse, table
 from ..methods.registry import build
-from .course import Protocol, Sink, nowhere
+from .continual import Continual
+from .continued import Continued
+from .course import PerTask, Protocol, Sink, nowhere
 from .datasets import Task
 from .drift import Drift
+from .fingerprint import fingerprint
+from .journal import Journal
 from .judging import Features, Make, Told
 from .protocols import PROTOCOLS
 from .results import Result, TaskResult
-from .seeds import over_seeds
+from .seeds import over_seeds, sequence_over_seeds
 
 
 @dataclass(frozen=True)
@@ -54,9 +61,43 @@ class Trial:
         self, task: Task, told: Callable[[int], Told], sink: Sink = nowhere, features: Features | None = None
     ) -> TaskResult:
         """Runs it on one task; see `over_seeds`."""
-        return over_seeds(self.runs, self.make, task, told, sink, features)
+        runs = [one for one in self.runs if isinstance(one, PerTask)]
+        return over_seeds(runs, self.make, task, told, sink, features)
 
-    def result(self, tasks: Sequence[TaskResult], dataset: str | None = None) -> Result:
+    @property
+    def together(self) -> bool:
+        """Whether all tasks are run as one sequence."""
+        return isinstance(self.runs[0], Continual)
+
+    def on_all(
+        self,
+        tasks: Sequence[Task],
+        told: Callable[[int], Told],
+        sink: Sink = nowhere,
+        features: Features | None = None,
+        work: Path | None = None,
+    ) -> tuple[list[TaskResult], Continued]:
+        """Runs it on a sequence; see `sequence_over_seeds`. work: folder in which it goes on where it was stopped."""
+        runs = [one for one in self.runs if isinstance(one, Continual)]
+        asked = {"protocol": self.protocol, "params": self.detector.params, "options": self.runs[0].options}
+        if work is not None:
+            asked |= {"images": [fingerprint(task) for task in tasks], "everline": __version__}
+
+        def journal(seed: int) -> Journal | None:
+            name = f"{runs[0].strategy}-seed{seed}"
+            return None if work is None else Journal(work / name, {**asked, "seed": seed, "method": self.method})
+
+        return sequence_over_seeds(runs, self.make, tasks, told, sink, features, journal)
+
+    def instead(self, strategy: str) -> "Trial":
+        """The same sequence under the strategy single or multitask, which it is measured against."""
+        run = self.runs[0]
+        assert isinstance(run, Continual)
+        return Trial(self.protocol, self.method, self.given, run.reference(strategy), self.seeds)
+
+    def result(
+        self, tasks: Sequence[TaskResult], dataset: str | None = None, continued: Continued | None = None
+    ) -> Result:
         """The record of what was run; `dataset`: the name of the data set that the tasks are of, if it has one."""
         params, seeds = self.detector.params, [one.seed for one in self.runs]
         return Result(
@@ -70,6 +111,7 @@ class Trial:
             options=self.runs[0].options,
             seeds=seeds if len(seeds) > 1 else [],
             dataset=dataset,
+            continued=continued,
         )
 
 
@@ -82,12 +124,15 @@ def own_options(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
         raise UnknownName.among("everline", "protocol", protocol, PROTOCOLS)
     given = {name: value for name, value in options.items() if value not in (None, ())}
     own, kinds = PROTOCOLS[protocol].option_names(), get_type_hints(PROTOCOLS[protocol])
+    described = {name for name, *_ in table(PROTOCOLS[protocol])}  # checked by what is said of them there
     for name in given:
         if name not in own:
             has = f"its options are {', '.join(f'--{one}' for one in own)}"
             raise ConfigError(f"--{name} is no option of the protocol {protocol}; {has}.")
-    return {
-        name: _drifts(value) if name == "drift" else _number(name, value, kinds[name]) for name, value in given.items()
+    rest = {name: value for name, value in given.items() if name not in described}
+    checked = parse(PROTOCOLS[protocol], {name: given[name] for name in given if name in described}, protocol)
+    return checked | {
+        name: _drifts(value) if name == "drift" else _number(name, value, kinds[name]) for name, value in rest.items()
     }
 
 

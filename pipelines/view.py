@@ -31,9 +31,14 @@ class View:
     def picture(self, path: Path) -> Tensor:
         """uint8 (3, size, size). Raises DataError for a file that is no image."""
         try:
-            return self._middle(prepare(path.read_bytes(), self.crop or self.size))
+            return self.decoded(path.read_bytes())
         except (OSError, ImageError) as error:
             raise DataError(f"{path}: {error}") from error
+
+    def decoded(self, data: bytes) -> Tensor:
+        """uint8 (3, size, size) of an encoded image. Raises ImageError."""
+        picture: Tensor = self._middle(prepare(data, self.crop or self.size))
+        return picture
 
     def mask(self, path: Path, above: int = HALF) -> NDArray[np.bool_]:
         """bool (size, size); see `read_mask`, also for the errors."""

@@ -83,23 +83,26 @@ def more_parts() -> list[bytes]:
 
 @pytest.fixture(scope="session")
 def write_disc() -> Callable[..., Path]:
-    """Writes a small task in MVTec layout: write(root, train, good, bad, masks=False) -> root.
+    """Writes a small task in MVTec layout: write(root, train, good, bad, masks=False, product=0) -> root.
 
-    Discs that are good, or scratched (kind `scratch`); a mask is a scratch's surroundings.
+    Discs that are good, or scratched (kind `scratch`); a mask is a scratch's surroundings. Other products than 0 are
+    dark discs on a bright ground, each darker than the one before.
     """
     import numpy as np
     from everline.methods.conformance import images
     from PIL import Image
 
-    def save(folder: Path, count: int, seed: int, defect: bool = False) -> None:
+    def save(folder: Path, count: int, seed: int, product: int, defect: bool = False) -> None:
         folder.mkdir(parents=True)
-        for n, one in enumerate(images(count, seed, defect)):
+        for n, one in enumerate(images(count, seed + 10 * product, defect)):
+            if product:
+                one = (255 - one) // product
             Image.fromarray(one.permute(1, 2, 0).numpy()).save(folder / f"{n:03}.png")
 
-    def write(root: Path, train: int, good: int, bad: int, masks: bool = False) -> Path:
-        save(root / "train/good", train, 1)
-        save(root / "test/good", good, 2)
-        save(root / "test/scratch", bad, 3, defect=True)
+    def write(root: Path, train: int, good: int, bad: int, masks: bool = False, product: int = 0) -> Path:
+        save(root / "train/good", train, 1, product)
+        save(root / "test/good", good, 2, product)
+        save(root / "test/scratch", bad, 3, product, defect=True)
         if masks:
             (root / "ground_truth/scratch").mkdir(parents=True)
             mask = np.zeros((64, 64), np.uint8)

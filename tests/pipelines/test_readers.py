@@ -218,7 +218,7 @@ def test_an_unknown_data_set_offers_the_nearest(tmp_path: Path) -> None:
     ("words", "said"),
     [
         ("", "--dataset NAME with --root DIR"),
-        ("--data x --dataset visa --root y", "either --data"),
+        ("--data x --dataset visa", "--dataset visa: it needs --root"),
         ("--data x --root y", "--root is where a data set lies"),
         ("--root y", "--dataset NAME with --root DIR"),
         ("--dataset visa", "--dataset visa: it needs --root"),
