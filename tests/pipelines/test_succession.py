@@ -1,6 +1,9 @@
 """`everline evaluate continual` as people type it, and a plan of sequences for `everline bench`."""
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,3 +142,20 @@ def test_a_plan_runs_sequences_beside_other_protocols_and_goes_on(
     assert not (tmp_path / "out/naive/padim/+").exists()
     monkeypatch.setattr(benchmark, "Features", None)  # a second run has nothing to embed
     assert CliRunner().invoke(bench, start, catch_exceptions=False).exit_code == 0
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_goes_on_to_the_same_matrix(folders: list[str], tmp_path: Path) -> None:
+    more = ("--strategy", "replay", "--memory", "4", "--policy", "balanced", "--references", "none")
+    straight = record(folders, tmp_path, *more)
+    kept = words(folders, *more, "--work", str(tmp_path / "work"), "--json", str(tmp_path / "never.json"))
+    start = "import sys; from everline.pipelines.main import main; sys.argv[1:] = sys.argv[2:]; main()"
+    process = subprocess.Popen([sys.executable, "-c", start, "-", "evaluate", *kept], stderr=subprocess.DEVNULL)
+    progress = tmp_path / "work/replay-seed0/progress.json"
+    while process.poll() is None and not progress.exists():
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert json.loads(progress.read_text())["progress"]["done"] < 3, "it was done before it could be killed"
+    assert not (tmp_path / "never.json").exists()
+    assert record(folders, tmp_path, *more, "--work", str(tmp_path / "work"))["matrix"] == straight["matrix"]
