@@ -144,3 +144,8 @@ def whitening(covariance: Tensor, shrinkage: float) -> Tensor:
     eye = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
     factor = torch.linalg.cholesky(covariance + ridge * eye)
     return torch.linalg.solve_triangular(factor, eye, upper=False)
+
+
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without the beginning."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,6 +1,5 @@
 """PaDiM on exact running moments: a Gaussian for each position of the grid, of all products or of each."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -10,7 +9,7 @@ from torch import Tensor
 from .detector import FeatureDetector, Learned, Scores, State, Traits
 from .errors import ConfigError, StateError
 from .gaussians import Averaged, Factors, Running
-from .moments import Moments
+from .moments import Moments, under
 from .params import param
 
 _ONE = ("latest", "averaged")  # strategies that keep the moments of the task being learned only
@@ -197,7 +196,7 @@ class PaDiM(FeatureDetector):
         (height, width), self._picked = tensors["grid"].tolist(), tensors["channels"]
         self._grid = (height, width)
         for place in range(len(self.tasks) if self.strategy == "per-task" else 1):
-            moments = Moments.of(_under(tensors, self._prefix(place)))
+            moments = Moments.of(under(tensors, self._prefix(place)))
             if moments.groups != height * width or self._picked.shape != (moments.dim,):
                 raise ValueError(f"moments {tuple(moments.total.shape)} do not fit a {height} x {width} grid")
             self._held.append(Running(moments))
@@ -206,7 +205,7 @@ class PaDiM(FeatureDetector):
             if not 0 <= self._learning < len(self.tasks):
                 raise ValueError(f"the task being learned is {self._learning} of {len(self.tasks)}")
         if self.strategy == "averaged":
-            self._average = Averaged.of(_under(tensors, "average."), like=moments)
+            self._average = Averaged.of(under(tensors, "average."), like=moments)
 
     def _prefix(self, place: int) -> str:
         """What the names of a task's tensors begin with."""
@@ -223,8 +222,3 @@ def merged(states: list[State]) -> State:
         part.load_state(state)
         whole.merge(part)
     return whole.state()
-
-
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin so, without the beginning."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

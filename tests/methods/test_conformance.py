@@ -16,6 +16,7 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "padim-latest": ("padim", {"strategy": "latest"}),
     "padim-per-task": ("padim", {"strategy": "per-task"}),
     "padim-averaged": ("padim", {"strategy": "averaged"}),
+    "coreset-routed": ("coreset", {"strategy": "routed"}),
 }
 
 
