@@ -35,7 +35,7 @@ class Moments:
     def __init__(self, groups: int, dim: int, device: str | torch.device = "cpu") -> None:
         self.groups, self.dim, self.count = groups, dim, 0
         self.total = torch.zeros(groups, dim, dtype=torch.float64, device=device)
-        self.outer = torch.zeros(groups, dim * (dim + 1) // 2, dtype=torch.float64, device=device)
+        self.outer = torch.zeros(groups, packed_size(dim), dtype=torch.float64, device=device)
         rows, cols = torch.triu_indices(dim, dim, device=device)
         self._upper = rows * dim + cols
 
@@ -73,14 +73,18 @@ class Moments:
 
     def variance(self, ddof: int = 0) -> Tensor:
         """float64 (G, D): the diagonals of `covariance`, without making the rest."""
-        diagonal = torch.arange(self.dim, device=self.outer.device)
-        at = diagonal * self.dim - diagonal * (diagonal - 1) // 2
-        return (self.outer[:, at] - self.total * self.mean()) / max(self.count - ddof, 1)
+        return (diagonal(self.outer, self.dim) - self.total * self.mean()) / max(self.count - ddof, 1)
 
     def covariance(self, ddof: int = 0, groups: slice = slice(None)) -> Tensor:
         """float64 (G, D, D) of the chosen groups: scatter / (count - ddof); zeros where that is not positive."""
         total = self.total[groups]
         scatter = self._unpacked(groups) - total[:, :, None] * (total[:, None] / max(self.count, 1))
+        return scatter / max(self.count - ddof, 1)
+
+    def upper(self, ddof: int = 0) -> Tensor:
+        """float64 (G, D * (D + 1) / 2): the upper triangles of `covariance`, row by row, without making the rest."""
+        rows, cols = torch.triu_indices(self.dim, self.dim, device=self.outer.device)
+        scatter = self.outer - self.total[:, rows] * self.mean()[:, cols]
         return scatter / max(self.count - ddof, 1)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -107,11 +111,27 @@ class Moments:
         self.outer.add_(other.outer, alpha=sign)
 
     def _unpacked(self, groups: slice, lower: bool = True) -> Tensor:
-        packed = self.outer[groups]
-        full = packed.new_zeros(len(packed), self.dim * self.dim)
-        full[:, self._upper] = packed
-        square = full.view(-1, self.dim, self.dim)
-        return square + square.triu(1).mT if lower else square
+        return symmetric(self.outer[groups], self.dim, lower)
+
+
+def packed_size(dim: int) -> int:
+    """Entries of the upper triangle of a (dim, dim) matrix."""
+    return dim * (dim + 1) // 2
+
+
+def symmetric(packed: Tensor, dim: int, lower: bool = True) -> Tensor:
+    """(G, D * (D + 1) / 2), upper triangles row by row -> (G, D, D); zeros below the diagonal unless `lower`."""
+    rows, cols = torch.triu_indices(dim, dim, device=packed.device)
+    full = packed.new_zeros(len(packed), dim * dim)
+    full[:, rows * dim + cols] = packed
+    square = full.view(-1, dim, dim)
+    return square + square.triu(1).mT if lower else square
+
+
+def diagonal(packed: Tensor, dim: int) -> Tensor:
+    """(G, D * (D + 1) / 2), upper triangles row by row -> (G, D)."""
+    at = torch.arange(dim, device=packed.device)
+    return packed[:, at * dim - at * (at - 1) // 2]
 
 
 def whitening(covariance: Tensor, shrinkage: float) -> Tensor:
@@ -124,3 +144,8 @@ def whitening(covariance: Tensor, shrinkage: float) -> Tensor:
     eye = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
     factor = torch.linalg.cholesky(covariance + ridge * eye)
     return torch.linalg.solve_triangular(factor, eye, upper=False)
+
+
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without the beginning."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

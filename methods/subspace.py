@@ -66,6 +66,7 @@ class Subspace(FeatureDetector):
             self._moments = Moments(1, theirs.dim, theirs.total.device)
         self._moments.merge(theirs)
         self.images_learned += other.images_learned
+        self.tasks += [task for task in other.tasks if task not in self.tasks]
         self._fitted = None
 
     def unlearn(self, other: "Subspace") -> None:

@@ -1,4 +1,4 @@
-"""Runs every check of the conformance suite on every registered method."""
+"""Runs every check of the conformance suite on every registered method and on some variants."""
 
 from collections.abc import Callable
 
@@ -7,19 +7,27 @@ from everline.methods import conformance
 from everline.methods.detector import Detector
 from everline.methods.registry import METHODS, build
 
-# (method, check): why it is known to fail. Strict: one that passes again breaks the build.
+# (method or variant, check): why it is known to fail. Strict: one that passes again breaks the build.
 KNOWN: dict[tuple[str, str], str] = {}
 # parameters that make a method small enough for 64-pixel images
 SMALL: dict[str, dict[str, object]] = {"patchcore": {"pool": 1000}}
+# methods with parameters under which they keep another state
+VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
+    "padim-latest": ("padim", {"strategy": "latest"}),
+    "padim-per-task": ("padim", {"strategy": "per-task"}),
+    "padim-averaged": ("padim", {"strategy": "averaged"}),
+    "coreset-routed": ("coreset", {"strategy": "routed"}),
+}
 
 
-def maker(method: str) -> Callable[[], Detector]:
-    return lambda: build(method, size=conformance.SIZE, **SMALL.get(method, {}))
+def maker(name: str) -> Callable[[], Detector]:
+    method, given = VARIANTS.get(name, (name, {}))
+    return lambda: build(method, size=conformance.SIZE, **SMALL.get(method, {}), **given)
 
 
 def cases() -> list[object]:
     out = []
-    for method in METHODS:
+    for method in (*METHODS, *VARIANTS):
         for check in conformance.CHECKS:
             reason = KNOWN.get((method, check))
             marks = [pytest.mark.xfail(reason=reason)] if reason else []
@@ -38,4 +46,4 @@ def test_suite_is_not_empty() -> None:
 
 
 def test_known_failures_name_real_checks() -> None:
-    assert all(m in METHODS and c in conformance.CHECKS for m, c in KNOWN)
+    assert all(m in (*METHODS, *VARIANTS) and c in conformance.CHECKS for m, c in KNOWN)

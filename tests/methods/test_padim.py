@@ -18,11 +18,29 @@ def features(count: int, seed: int, channels: int = 6, side: int = 4) -> Tensor:
     return torch.randn(count, channels, side, side, generator=own) * scale + scale
 
 
-def learned(*parts: Tensor, **params: float) -> PaDiM:
+def learned(*parts: Tensor, **params: float | str) -> PaDiM:
     detector = PaDiM(size=32, sigma=0.0, channels=4, **params)  # type: ignore[arg-type]
     for part in parts:
         detector.learn(part)
     return detector
+
+
+def in_turn(*visits: tuple[str, Tensor], **params: float | str) -> PaDiM:
+    """A detector that was told which task each part is of."""
+    detector = learned(**params)
+    for task, part in visits:
+        detector.begin_task(task)
+        detector.learn(part)
+    return detector
+
+
+def kinds(count: int, seed: int) -> dict[str, Tensor]:
+    """Images of three products: apart by their means, and each with variances of its own."""
+    shift = {"a": 0.0, "b": 9.0, "c": -9.0}
+    return {
+        task: features(count, seed + index) * (1 + index / 2) + shift[task]
+        for index, task in enumerate(("a", "b", "c"))
+    }
 
 
 def by_numpy(seen: Tensor, asked: Tensor, drawn: Tensor, ridge: float) -> np.ndarray:
@@ -149,3 +167,140 @@ def test_state_with_a_missing_tensor_is_refused() -> None:
     short = State({k: t for k, t in state.tensors.items() if k != "grid"}, state.meta)
     with pytest.raises(StateError, match="grid"):
         learned().load_state(short)
+
+
+def test_pooled_is_one_pass_over_everything() -> None:
+    seen = kinds(12, 40)
+    told = in_turn(*seen.items())
+    assert told.tasks == ["a", "b", "c"]
+    everything, asked = learned(torch.cat(list(seen.values()))), features(3, 46)
+    assert torch.equal(told.score(asked).maps, everything.score(asked).maps)
+    assert all(torch.equal(t, everything.state().tensors[name]) for name, t in told.state().tensors.items())
+
+
+def test_per_task_equals_detectors_that_learned_one_task_each() -> None:
+    seen, asked = kinds(20, 47), torch.cat(list(kinds(4, 50).values()))
+    whole = in_turn(*seen.items(), strategy="per-task")
+    for task, part in seen.items():
+        single = learned(part)
+        assert torch.equal(whole.score(asked, task=task).maps, single.score(asked).maps)
+
+
+def test_inferred_task_has_the_lowest_total_distance() -> None:
+    seen, asked = kinds(20, 53), torch.cat([*kinds(4, 56).values(), features(4, 59) * 3])
+    whole = in_turn(*seen.items(), strategy="per-task")
+    singles = [learned(part) for part in seen.values()]
+    totals = np.stack([patch_scores(single, asked).sum((1, 2)) for single in singles])
+    scores = whole.score(asked)
+    assert scores.tasks is not None
+    assert scores.tasks[:12].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    np.testing.assert_array_equal(scores.tasks.numpy(), totals.argmin(0))
+    for image, task in enumerate(scores.tasks.tolist()):
+        one = whole.score(asked, task=whole.tasks[task])
+        assert torch.equal(scores.maps[image], one.maps[image])
+
+
+def test_a_known_task_goes_on_with_its_own_moments() -> None:
+    a, b, asked = features(14, 60), features(9, 61) + 9, features(3, 62)
+    whole = in_turn(("a", a[:6]), ("b", b), ("a", a[6:]), strategy="per-task")
+    assert torch.equal(whole.score(asked, task="a").maps, learned(a).score(asked).maps)
+
+
+def test_latest_is_a_fresh_detector_on_the_last_visit() -> None:
+    a, b, asked = features(14, 63), features(9, 64) + 9, features(3, 65)
+    whole = in_turn(("a", a[:6]), ("b", b), ("a", a[6:]), strategy="latest")
+    assert torch.equal(whole.score(asked).maps, learned(a[6:]).score(asked).maps)
+    assert torch.equal(whole.score(asked, task="b").maps, whole.score(asked).maps)
+
+
+@pytest.mark.parametrize("strategy", ["latest", "averaged", "per-task"])
+def test_a_task_begins_with_its_first_image(strategy: str) -> None:
+    a, asked = features(14, 66), features(3, 68)
+    whole = in_turn(("a", a[:6]), strategy=strategy)
+    before = whole.score(asked).maps
+    whole.begin_task("b")
+    assert torch.equal(whole.score(asked).maps, before)
+    whole.begin_task("a")
+    whole.learn(a[6:])
+    assert torch.equal(whole.score(asked).maps, learned(a).score(asked).maps)
+    assert whole.tasks == ["a"]
+
+
+def algorithm(tasks: list[np.ndarray], asked: np.ndarray, ridge: float) -> np.ndarray:
+    """Algorithm 5.1 and the distance, position by position: (B, h, w)."""
+    out = np.empty((len(asked), *asked.shape[2:]))
+    for y, x in np.ndindex(out.shape[1:]):
+        mean, covariance = 0.0, 0.0
+        for i, task in enumerate(tasks):
+            mean = mean * i / (i + 1) + task[:, :, y, x].mean(0) / (i + 1)
+            covariance = covariance * i / (i + 1) + np.cov(task[:, :, y, x].T) / (i + 1)
+        off = asked[:, :, y, x] - mean
+        inverse = np.linalg.inv(covariance + ridge * np.eye(asked.shape[1]))
+        out[:, y, x] = np.sqrt(np.einsum("bi,ij,bj->b", off, inverse, off))
+    return out
+
+
+def test_averaged_is_algorithm_5_1() -> None:
+    a, b, asked = features(14, 69), features(9, 70) * 2 + 3, features(3, 71)
+    visits = [("a", a[:5]), ("b", b), ("a", a[5:])]  # a return counts as a task
+    drawn = learned(a)._picked
+    for many in (1, 2, 3):
+        detector = in_turn(*visits[:many], strategy="averaged", floor=0.0)
+        tasks = [gridded(part[:, drawn]).numpy() for _, part in visits[:many]]
+        want = algorithm(tasks, asked[:, drawn].double().numpy(), 0.01)
+        np.testing.assert_allclose(patch_scores(detector, asked), want, rtol=1e-4)
+
+
+def test_averaging_misses_the_variance_between_tasks() -> None:
+    a, b, between = features(40, 72), features(40, 73) + 30, features(4, 74) + 15
+    pooled, averaged = (in_turn(("a", a), ("b", b), strategy=s) for s in ("pooled", "averaged"))
+    assert float(averaged.score(a[:4]).image.min()) > 5 * float(pooled.score(a[:4]).image.max())
+    assert float(averaged.score(between).image.max()) < float(averaged.score(a[:4]).image.min())
+
+
+def test_averaged_takes_as_much_memory_for_many_tasks() -> None:
+    one, many = (
+        in_turn(*((str(i), features(3, i)) for i in range(count)), strategy="averaged").state() for count in (1, 5)
+    )
+    assert one.nbytes == many.nbytes
+
+
+def test_only_latest_forgets_a_product_that_is_unlike_the_next() -> None:
+    (a, b, _), good = kinds(30, 75).values(), features(20, 78)
+    bad = good.clone()
+    bad[:, :, 1, 1] += 12.0
+    gap = {}
+    for strategy in ("per-task", "latest"):
+        before = in_turn(("a", a), strategy=strategy)
+        after = in_turn(("a", a), ("b", b), strategy=strategy)
+        gap[strategy] = (after.score(bad).image.mean() - after.score(good).image.mean()) / (
+            before.score(bad).image.mean() - before.score(good).image.mean()
+        )
+        kept = torch.equal(after.score(good).image, before.score(good).image)
+        assert kept == (strategy == "per-task")
+        assert torch.equal(after.score(good, task="a").image, before.score(good).image) == kept
+    assert float(gap["per-task"]) == 1.0
+    assert float(gap["latest"]) < 0.5
+
+
+def test_only_pooled_merges() -> None:
+    a, b = (learned(features(4, seed), strategy="per-task") for seed in (79, 80))
+    for verb in (a.merge, a.unlearn):
+        with pytest.raises(StateError, match="only strategy=pooled"):
+            verb(b)
+    with pytest.raises(StateError, match="only strategy=pooled"):
+        merged([a.state(), b.state()])
+
+
+def test_merging_brings_names_of_tasks_along() -> None:
+    a, b = in_turn(("a", features(4, 81))), in_turn(("b", features(4, 82)))
+    a.merge(b)
+    assert a.tasks == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["learning", "average.finished", "average.mean", "average.covariance"])
+def test_averages_that_do_not_fit_are_refused(name: str) -> None:
+    state = in_turn(("a", features(4, 83)), ("b", features(4, 84)), strategy="averaged").state()
+    wrong = torch.full_like(state.tensors[name], -7)[..., :-1] if "." in name else torch.tensor(2)
+    with pytest.raises(StateError, match="incomplete or misshapen"):
+        learned(strategy="averaged").load_state(State({**state.tensors, name: wrong}, state.meta))
