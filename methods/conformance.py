@@ -207,6 +207,7 @@ def check_a_task_may_be_named_when_scoring(make: Make) -> None:
             detector.learn(next(seen))
     one, before = detector.embed(images(2, 4)), detector.state()
     inferred = detector.score(one)
+    assert (inferred.tasks is not None) == detector.infers_tasks
     assert inferred.tasks is None or set(inferred.tasks.tolist()) <= {0, 1}
     for task in ("a", "b", "stranger"):
         scores = detector.score(one, task=task)

@@ -32,7 +32,7 @@ class Coreset(FeatureDetector):
     * A guard, because k-center loves outliers: an uncovered patch is kept only after `guard` later images
       showed one within the radius of it. Until then it waits, and the oldest that wait are dropped.
 
-    `strategy` says what becomes of one product (`begin_task`) when the next is learned. With shared, all go into one
+    `form` says what becomes of one product (`begin_task`) when the next is learned. With shared, all go into one
     bank and one whitening. With routed, each has a bank, a centre and a whitening of its own, and `memory` bounds
     the rows of all: the first image of the T-th task cuts every bank back to memory // T of them, and what waits
     then is dropped. A known task goes on with its bank. An image goes to the nearest prototype (`Router`), or where
@@ -64,11 +64,16 @@ class Coreset(FeatureDetector):
     guard: int = param(1, "later images that must look the same before a new patch is kept; 0: none", low=0, high=100)
     waiting: int = param(512, "new patches that may wait", low=16, high=100_000, unit="patches", log=True)
     newcomers: int = param(64, "patches of one image that may join those that wait", low=1, high=10_000)
-    strategy: str = param(
+    form: str = param(
         "shared",
         "what to keep of tasks: one bank for all, or one for each and the image's own is looked for",
         choices=("shared", "routed"),
     )
+
+    @property
+    def infers_tasks(self) -> bool:
+        """Of the forms, routed does."""
+        return self.form == "routed"
 
     def _reset(self) -> None:
         self._shape = (0, 0, 0)  # C, h, w; until the first image fixes it
@@ -91,7 +96,7 @@ class Coreset(FeatureDetector):
         for one in features:
             came, went = bank.take(one.flatten(1).T.contiguous())
             admitted, dropped = admitted + came, dropped + went
-        if self.strategy == "routed":
+        if self.form == "routed":
             self._prototypes[self._learning].add(described(features)[None])
             self._router = None
         detail = {"admitted": admitted, "waiting": bank.waiting.used, "dropped": dropped, "radius": bank.radius}
@@ -99,7 +104,7 @@ class Coreset(FeatureDetector):
 
     def _score(self, features: Tensor) -> Scores:
         self._same_shape(features)
-        if self.strategy == "shared":
+        if self.form == "shared":
             return self._score_as(features, 0)
         self._router = self._router or Router(self._prototypes)
         tasks = self._router.route(described(features))
@@ -116,7 +121,7 @@ class Coreset(FeatureDetector):
 
     def _place(self, task: int) -> int:
         """In `_banks`, of a place in `tasks`."""
-        return task if self.strategy == "routed" else 0
+        return task if self.form == "routed" else 0
 
     def _same_shape(self, features: Tensor) -> None:
         if tuple(features.shape[1:]) != self._shape:
@@ -133,7 +138,7 @@ class Coreset(FeatureDetector):
             bank.bound(*self._bounds(at, many, learning=-1))
         if place == len(self._banks):
             self._banks.append(self._fresh(device))
-            self._prototypes += [Moments(1, self._shape[0], device)] if self.strategy == "routed" else []
+            self._prototypes += [Moments(1, self._shape[0], device)] if self.form == "routed" else []
         self._banks[place].bound(*self._bounds(place, many, learning=place))
         self._learning = place
         return self._banks[place]
@@ -157,13 +162,13 @@ class Coreset(FeatureDetector):
             packed |= {f"{self._prefix(place)}{name}": tensor for name, tensor in bank.tensors().items()}
         for place, kind in enumerate(self._prototypes):
             packed |= {f"task.{place}.prototype.{name}": tensor for name, tensor in kind.tensors().items()}
-        return packed | ({"learning": torch.tensor(self._learning)} if self.strategy == "routed" else {})
+        return packed | ({"learning": torch.tensor(self._learning)} if self.form == "routed" else {})
 
     def _unpack(self, tensors: dict[str, Tensor]) -> None:
         if not tensors:
             return
         height, width = tensors["grid"].tolist()
-        routed = self.strategy == "routed"
+        routed = self.form == "routed"
         many = len(self.tasks) if routed else 1
         self._learning = int(tensors["learning"]) if routed else 0
         if not 0 <= self._learning < many <= self.memory:
@@ -182,7 +187,7 @@ class Coreset(FeatureDetector):
 
     def _prefix(self, place: int) -> str:
         """What the names of a bank's tensors begin with."""
-        return f"task.{place}." if self.strategy == "routed" else ""
+        return f"task.{place}." if self.form == "routed" else ""
 
 
 def _prototype(tensors: dict[str, Tensor], channels: int) -> Moments:

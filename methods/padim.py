@@ -12,7 +12,7 @@ from .gaussians import Averaged, Factors, Running
 from .moments import Moments, under
 from .params import param
 
-_ONE = ("latest", "averaged")  # strategies that keep the moments of the task being learned only
+_ONE = ("latest", "averaged")  # forms that keep the moments of the task being learned only
 
 
 @dataclass(kw_only=True, eq=False)
@@ -23,7 +23,7 @@ class PaDiM(FeatureDetector):
     drawn at random, a mean and a covariance + 0.01 I for each position, the distance as the anomaly. Ours:
     the moments run (one pass, any order, equal bits), merge and can be taken away again; `floor`; `prior`.
 
-    `strategy` says what becomes of one product (`begin_task`) when the next is learned. The rows of table 5.2 of the
+    `form` says what becomes of one product (`begin_task`) when the next is learned. The rows of table 5.2 of the
     thesis on anomaly detection by continual learning (section 5.2) are here, and exact pooling, which it lacks:
 
     * pooled: the moments of all images that ever came, in whatever order.
@@ -56,11 +56,16 @@ class PaDiM(FeatureDetector):
     shrinkage: float = param(0.01, "added to each variance, as published", low=0, high=100, open_low=True, log=True)
     floor: float = param(0.03, "share of the mean variance of all positions that is added to each", low=0, high=1)
     prior: float = param(0.0, "images that the covariance of all positions together counts for", low=0, high=1e6)
-    strategy: str = param(
+    form: str = param(
         "pooled",
         "what to keep of tasks: moments of all together, of the latest, of each, or their average over tasks",
         choices=("pooled", "latest", "per-task", "averaged"),
     )
+
+    @property
+    def infers_tasks(self) -> bool:
+        """Of the forms, per-task does."""
+        return self.form == "per-task"
 
     def _reset(self) -> None:
         self._grid = (0, 0)  # until the first image fixes it
@@ -81,20 +86,20 @@ class PaDiM(FeatureDetector):
 
     def _score(self, features: Tensor) -> Scores:
         patches = self._patches(features, "score")
-        if self.strategy != "per-task":
+        if self.form != "per-task":
             return self._mapped(self._factored(0).distances(patches))
         each = torch.stack([self._factored(place).distances(patches) for place in range(len(self._held))])
         best = each.sum(2, dtype=torch.float64).argmin(0)  # (B,)
         return replace(self._mapped(each[best, torch.arange(len(best), device=best.device)]), tasks=best)
 
     def _score_as(self, features: Tensor, task: int) -> Scores:
-        place = task if self.strategy == "per-task" else 0
+        place = task if self.form == "per-task" else 0
         return self._mapped(self._factored(place).distances(self._patches(features, "score")))
 
     def merge(self, other: "PaDiM") -> None:
         """Takes in what another detector of the same parameters has learned, as if its images had come here.
 
-        Raises StateError if it is another kind of detector or `strategy` is not pooled. Equal bits, whichever takes
+        Raises StateError if it is another kind of detector or `form` is not pooled. Equal bits, whichever takes
         in the other.
         """
         if self._compatible(other):
@@ -106,7 +111,7 @@ class PaDiM(FeatureDetector):
     def unlearn(self, other: "PaDiM") -> None:
         """Takes away what another detector has learned, as if its images had never come here.
 
-        Raises StateError if it is another kind of detector, has learned more images than this one, or `strategy` is
+        Raises StateError if it is another kind of detector, has learned more images than this one, or `form` is
         not pooled. Names of tasks stay.
         """
         if not self._compatible(other):
@@ -124,13 +129,13 @@ class PaDiM(FeatureDetector):
         drawn = torch.randperm(features.shape[1], generator=own)[: self.channels]
         self._picked = drawn.sort().values.to(features.device)
         self._grid = (features.shape[2], features.shape[3])
-        if self.strategy == "averaged":
+        if self.form == "averaged":
             self._average = Averaged.empty(self._grid[0] * self._grid[1], len(drawn), features.device)
 
     def _turn(self, task: int) -> int:
         """The place in `_held` to which images of this task go; ends the task before where only one is kept."""
-        place = task if self.strategy == "per-task" else 0
-        if place < len(self._held) and (self.strategy not in _ONE or task == self._learning):
+        place = task if self.form == "per-task" else 0
+        if place < len(self._held) and (self.form not in _ONE or task == self._learning):
             return place
         if self._average is not None and self._held:
             self._average = self._average.plus(self._held[0].sums)
@@ -140,7 +145,7 @@ class PaDiM(FeatureDetector):
         return place
 
     def _factored(self, place: int) -> Factors:
-        """The factors of what `_held` has there, averaged with the finished tasks where that is the strategy."""
+        """The factors of what `_held` has there, averaged with the finished tasks where that is the form."""
         if place not in self._factors:
             sums = self._held[place].sums
             fit = sums if self._average is None else self._average.plus(sums)
@@ -164,9 +169,9 @@ class PaDiM(FeatureDetector):
         """Whether there is anything to combine with; opens this one like the other if it is still empty."""
         if not isinstance(other, PaDiM) or other.params != self.params:
             raise StateError("padim: only a padim with the same parameters can be merged or taken away.")
-        if self.strategy != "pooled":
+        if self.form != "pooled":
             raise StateError(
-                f"padim: only strategy=pooled can be merged or unlearned, this is strategy={self.strategy}; learn the "
+                f"padim: only form=pooled can be merged or unlearned, this is form={self.form}; learn the "
                 "images one after the other instead."
             )
         if not other._held:
@@ -184,7 +189,7 @@ class PaDiM(FeatureDetector):
         packed = {"grid": torch.tensor(self._grid), "channels": self._picked}
         for place, running in enumerate(self._held):
             packed |= {f"{self._prefix(place)}{name}": tensor for name, tensor in running.sums.tensors().items()}
-        if self.strategy in _ONE:
+        if self.form in _ONE:
             packed["learning"] = torch.tensor(self._learning)
         if self._average is not None:
             packed |= {f"average.{name}": tensor for name, tensor in self._average.tensors().items()}
@@ -195,21 +200,21 @@ class PaDiM(FeatureDetector):
             return
         (height, width), self._picked = tensors["grid"].tolist(), tensors["channels"]
         self._grid = (height, width)
-        for place in range(len(self.tasks) if self.strategy == "per-task" else 1):
+        for place in range(len(self.tasks) if self.form == "per-task" else 1):
             moments = Moments.of(under(tensors, self._prefix(place)))
             if moments.groups != height * width or self._picked.shape != (moments.dim,):
                 raise ValueError(f"moments {tuple(moments.total.shape)} do not fit a {height} x {width} grid")
             self._held.append(Running(moments))
-        if self.strategy in _ONE:
+        if self.form in _ONE:
             self._learning = int(tensors["learning"])
             if not 0 <= self._learning < len(self.tasks):
                 raise ValueError(f"the task being learned is {self._learning} of {len(self.tasks)}")
-        if self.strategy == "averaged":
+        if self.form == "averaged":
             self._average = Averaged.of(under(tensors, "average."), like=moments)
 
     def _prefix(self, place: int) -> str:
         """What the names of a task's tensors begin with."""
-        return f"task.{place}." if self.strategy == "per-task" else ""
+        return f"task.{place}." if self.form == "per-task" else ""
 
 
 def merged(states: list[State]) -> State:

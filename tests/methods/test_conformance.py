@@ -13,10 +13,10 @@ KNOWN: dict[tuple[str, str], str] = {}
 SMALL: dict[str, dict[str, object]] = {"patchcore": {"pool": 1000}}
 # methods with parameters under which they keep another state
 VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
-    "padim-latest": ("padim", {"strategy": "latest"}),
-    "padim-per-task": ("padim", {"strategy": "per-task"}),
-    "padim-averaged": ("padim", {"strategy": "averaged"}),
-    "coreset-routed": ("coreset", {"strategy": "routed"}),
+    "padim-latest": ("padim", {"form": "latest"}),
+    "padim-per-task": ("padim", {"form": "per-task"}),
+    "padim-averaged": ("padim", {"form": "averaged"}),
+    "coreset-routed": ("coreset", {"form": "routed"}),
 }
 
 

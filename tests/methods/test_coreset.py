@@ -47,7 +47,7 @@ def learned(*parts: Tensor, **params: int | float | str) -> Coreset:
 
 def in_turn(*visits: tuple[str, Tensor], **params: int | float | str) -> Coreset:
     """A detector that keeps its tasks apart and was told which one each part is of."""
-    detector = learned(**{"strategy": "routed", **params})
+    detector = learned(**{"form": "routed", **params})
     for task, part in visits:
         detector.begin_task(task)
         for one in part:

@@ -180,7 +180,7 @@ def test_pooled_is_one_pass_over_everything() -> None:
 
 def test_per_task_equals_detectors_that_learned_one_task_each() -> None:
     seen, asked = kinds(20, 47), torch.cat(list(kinds(4, 50).values()))
-    whole = in_turn(*seen.items(), strategy="per-task")
+    whole = in_turn(*seen.items(), form="per-task")
     for task, part in seen.items():
         single = learned(part)
         assert torch.equal(whole.score(asked, task=task).maps, single.score(asked).maps)
@@ -188,7 +188,7 @@ def test_per_task_equals_detectors_that_learned_one_task_each() -> None:
 
 def test_inferred_task_has_the_lowest_total_distance() -> None:
     seen, asked = kinds(20, 53), torch.cat([*kinds(4, 56).values(), features(4, 59) * 3])
-    whole = in_turn(*seen.items(), strategy="per-task")
+    whole = in_turn(*seen.items(), form="per-task")
     singles = [learned(part) for part in seen.values()]
     totals = np.stack([patch_scores(single, asked).sum((1, 2)) for single in singles])
     scores = whole.score(asked)
@@ -202,21 +202,21 @@ def test_inferred_task_has_the_lowest_total_distance() -> None:
 
 def test_a_known_task_goes_on_with_its_own_moments() -> None:
     a, b, asked = features(14, 60), features(9, 61) + 9, features(3, 62)
-    whole = in_turn(("a", a[:6]), ("b", b), ("a", a[6:]), strategy="per-task")
+    whole = in_turn(("a", a[:6]), ("b", b), ("a", a[6:]), form="per-task")
     assert torch.equal(whole.score(asked, task="a").maps, learned(a).score(asked).maps)
 
 
 def test_latest_is_a_fresh_detector_on_the_last_visit() -> None:
     a, b, asked = features(14, 63), features(9, 64) + 9, features(3, 65)
-    whole = in_turn(("a", a[:6]), ("b", b), ("a", a[6:]), strategy="latest")
+    whole = in_turn(("a", a[:6]), ("b", b), ("a", a[6:]), form="latest")
     assert torch.equal(whole.score(asked).maps, learned(a[6:]).score(asked).maps)
     assert torch.equal(whole.score(asked, task="b").maps, whole.score(asked).maps)
 
 
-@pytest.mark.parametrize("strategy", ["latest", "averaged", "per-task"])
-def test_a_task_begins_with_its_first_image(strategy: str) -> None:
+@pytest.mark.parametrize("form", ["latest", "averaged", "per-task"])
+def test_a_task_begins_with_its_first_image(form: str) -> None:
     a, asked = features(14, 66), features(3, 68)
-    whole = in_turn(("a", a[:6]), strategy=strategy)
+    whole = in_turn(("a", a[:6]), form=form)
     before = whole.score(asked).maps
     whole.begin_task("b")
     assert torch.equal(whole.score(asked).maps, before)
@@ -245,7 +245,7 @@ def test_averaged_is_algorithm_5_1() -> None:
     visits = [("a", a[:5]), ("b", b), ("a", a[5:])]  # a return counts as a task
     drawn = learned(a)._picked
     for many in (1, 2, 3):
-        detector = in_turn(*visits[:many], strategy="averaged", floor=0.0)
+        detector = in_turn(*visits[:many], form="averaged", floor=0.0)
         tasks = [gridded(part[:, drawn]).numpy() for _, part in visits[:many]]
         want = algorithm(tasks, asked[:, drawn].double().numpy(), 0.01)
         np.testing.assert_allclose(patch_scores(detector, asked), want, rtol=1e-4)
@@ -253,14 +253,14 @@ def test_averaged_is_algorithm_5_1() -> None:
 
 def test_averaging_misses_the_variance_between_tasks() -> None:
     a, b, between = features(40, 72), features(40, 73) + 30, features(4, 74) + 15
-    pooled, averaged = (in_turn(("a", a), ("b", b), strategy=s) for s in ("pooled", "averaged"))
+    pooled, averaged = (in_turn(("a", a), ("b", b), form=s) for s in ("pooled", "averaged"))
     assert float(averaged.score(a[:4]).image.min()) > 5 * float(pooled.score(a[:4]).image.max())
     assert float(averaged.score(between).image.max()) < float(averaged.score(a[:4]).image.min())
 
 
 def test_averaged_takes_as_much_memory_for_many_tasks() -> None:
     one, many = (
-        in_turn(*((str(i), features(3, i)) for i in range(count)), strategy="averaged").state() for count in (1, 5)
+        in_turn(*((str(i), features(3, i)) for i in range(count)), form="averaged").state() for count in (1, 5)
     )
     assert one.nbytes == many.nbytes
 
@@ -270,25 +270,25 @@ def test_only_latest_forgets_a_product_that_is_unlike_the_next() -> None:
     bad = good.clone()
     bad[:, :, 1, 1] += 12.0
     gap = {}
-    for strategy in ("per-task", "latest"):
-        before = in_turn(("a", a), strategy=strategy)
-        after = in_turn(("a", a), ("b", b), strategy=strategy)
-        gap[strategy] = (after.score(bad).image.mean() - after.score(good).image.mean()) / (
+    for form in ("per-task", "latest"):
+        before = in_turn(("a", a), form=form)
+        after = in_turn(("a", a), ("b", b), form=form)
+        gap[form] = (after.score(bad).image.mean() - after.score(good).image.mean()) / (
             before.score(bad).image.mean() - before.score(good).image.mean()
         )
         kept = torch.equal(after.score(good).image, before.score(good).image)
-        assert kept == (strategy == "per-task")
+        assert kept == (form == "per-task")
         assert torch.equal(after.score(good, task="a").image, before.score(good).image) == kept
     assert float(gap["per-task"]) == 1.0
     assert float(gap["latest"]) < 0.5
 
 
 def test_only_pooled_merges() -> None:
-    a, b = (learned(features(4, seed), strategy="per-task") for seed in (79, 80))
+    a, b = (learned(features(4, seed), form="per-task") for seed in (79, 80))
     for verb in (a.merge, a.unlearn):
-        with pytest.raises(StateError, match="only strategy=pooled"):
+        with pytest.raises(StateError, match="only form=pooled"):
             verb(b)
-    with pytest.raises(StateError, match="only strategy=pooled"):
+    with pytest.raises(StateError, match="only form=pooled"):
         merged([a.state(), b.state()])
 
 
@@ -300,7 +300,7 @@ def test_merging_brings_names_of_tasks_along() -> None:
 
 @pytest.mark.parametrize("name", ["learning", "average.finished", "average.mean", "average.covariance"])
 def test_averages_that_do_not_fit_are_refused(name: str) -> None:
-    state = in_turn(("a", features(4, 83)), ("b", features(4, 84)), strategy="averaged").state()
+    state = in_turn(("a", features(4, 83)), ("b", features(4, 84)), form="averaged").state()
     wrong = torch.full_like(state.tensors[name], -7)[..., :-1] if "." in name else torch.tensor(2)
     with pytest.raises(StateError, match="incomplete or misshapen"):
-        learned(strategy="averaged").load_state(State({**state.tensors, name: wrong}, state.meta))
+        learned(form="averaged").load_state(State({**state.tensors, name: wrong}, state.meta))
