@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from .comparison import Comparison, Record
+from .comparison_continual import heats, trends
 from .comparison_curves import drawings
 from .comparison_tables import tables
 from .console import json_option, show_blocks, write_json
@@ -37,14 +38,15 @@ def compare(
     check_mark(markdown, mark)
     comparison = Comparison.read(records)
     made = tables(comparison)
-    page = filled(markdown, mark, as_markdown(comparison, made)) if markdown else ""
+    matrices = [one.table("learned") for one in heats(comparison)]
+    page = filled(markdown, mark, as_markdown(comparison, [*made, *matrices])) if markdown else ""
     write_json(comparison.to_json(), json_file)
     if markdown:
         write_page(markdown, page)
     if report_file:
         write_report(as_report(comparison, made), report_file)
     if str(json_file) != "-":
-        for table in made:
+        for table in (*made, *matrices):
             show_blocks(table.title, table.columns, table.rows, table.note)
 
 
@@ -60,7 +62,8 @@ def as_report(comparison: Comparison, made: Sequence[Table]) -> Report:
         f"everline compare: {comparison.setting}",
         f"{len(comparison.records)} records, images of {comparison.size} x {comparison.size} pixels.",
         tables=made,
-        curves=drawings(comparison),
+        heats=heats(comparison),
+        curves=[*trends(comparison), *drawings(comparison)],
         footer="\n".join(origin(record) for record in comparison.records),
     )
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..methods.errors import ConfigError, DataError
+from .continual import Continual
 from .figures import FIGURES, GAINS, Figure, Value
 from .labels import changed, labels, options
+from .references import with_references
 from .results import Result, TaskResult, read_result
 
 
@@ -37,10 +39,10 @@ class Record:
             "options": dict(result.options),
             "seeds": list(result.seeds) or [result.seed],
             "everline_version": result.everline_version,
-            "mean": {name: _number(mean.value) for name, mean in means.items()},
-            "deviation": {name: _number(mean.deviation) for name, mean in means.items()},
+            "mean": {name: number(mean.value) for name, mean in means.items()},
+            "deviation": {name: number(mean.deviation) for name, mean in means.items()},
             "tasks": {
-                name: {key: _number(figure.of(task)) for key, figure in KEYS.items()}
+                name: {key: number(figure.of(task)) for key, figure in KEYS.items()}
                 for name, task in self.tasks.items()
             },
         }
@@ -57,6 +59,7 @@ class Comparison:
         """Raises DataError for a file that is no record, ConfigError for records that do not compare."""
         results = [read_result(file) for file in files]
         check(results, files)
+        results = with_references(results)
         made = zip(labels(results, files), files, results, strict=True)
         return cls([Record(label, file, result) for label, file, result in made])
 
@@ -129,6 +132,8 @@ def check(results: Sequence[Result], files: Sequence[Path]) -> None:
     for result, file in zip(results, files, strict=True):
         if len({task.task for task in result.tasks}) < len(result.tasks):
             raise DataError(f"{file}: two of its tasks have one name; this is no result record of everline.")
+        if (result.protocol == Continual.name) != (result.continued is not None):
+            raise DataError(f"{file}: only a record of the protocol continual has a sequence, and each of them has.")
     check_data(results, files)
 
 
@@ -138,8 +143,9 @@ def check_data(results: Sequence[Result], files: Sequence[Path]) -> None:
         raise ConfigError("compare: there is no task that all records have; compare records of the same data.")
     seen: dict[tuple[str, str], tuple[int, int, Path]] = {}
     for result, file in zip(results, files, strict=True):
+        alike = "" if result.continued else str(options(result))  # no option of a sequence changes how many there are
         for task in result.tasks:
-            train, test, first = seen.setdefault((task.task, str(options(result))), (task.n_train, task.n_test, file))
+            train, test, first = seen.setdefault((task.task, alike), (task.n_train, task.n_test, file))
             if (train, test) != (task.n_train, task.n_test):
                 raise ConfigError(
                     f"compare: {task.task} has {train} images to learn and {test} to judge in {first}, "
@@ -147,5 +153,6 @@ def check_data(results: Sequence[Result], files: Sequence[Path]) -> None:
                 )
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
+    """A figure for JSON; None where there is none."""
     return value if math.isfinite(value) else None

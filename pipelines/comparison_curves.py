@@ -40,7 +40,7 @@ def drawings(comparison: Comparison) -> list[Curve]:
         found = {r.label: points(comparison, r.tasks[name]) for r in comparison.records if name in r.tasks}
         drawn = {label: curve for label, curve in found.items() if curve}
         if drawn:
-            doubling = not by_session(comparison)  # online judges after 1, 2, 4, 8, ... images
+            doubling = comparison.protocol == "online"  # it judges after 1, 2, 4, 8, ... images
             low = lowest(drawn.values())
             made.append(Curve(name, axis(comparison), METRIC_TITLES[METRIC], drawn, (low, 1.0), doubling=doubling))
     return made

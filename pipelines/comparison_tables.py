@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 
 from .comparison import Comparison
+from .comparison_continual import continual
 from .comparison_curves import curve_table
+from .continual_tables import TITLES
 from .figures import FIGURES, GAINS, METRIC_TITLES, Figure, admitted, metric, of_part, still
 from .report import Table
-from .results import ADMITTED
+from .results import ADMITTED, METRICS
 from .tables import REPORTED
 
 OVERVIEW = {  # head of a column, narrow enough for 80 columns with deviations
@@ -16,17 +18,19 @@ OVERVIEW = {  # head of a column, narrow enough for 80 columns with deviations
     "ms/img": FIGURES["ms_per_image"],
     "MB": FIGURES["state_mb"],
 }
+BY_TASK = (*FIGURES.values(), *GAINS.values())  # of a sequence, all tasks cost the same
 
 
 def tables(comparison: Comparison) -> list[Table]:
     """The overview, what the protocol adds to it, each figure by task, and the curve."""
-    more = {"drift": drift, "fewshot": fewshot}.get(comparison.protocol)
-    figures = [figure for figure in (*FIGURES.values(), *GAINS.values()) if comparison.common(figure)]
+    more = {"drift": drift, "fewshot": fewshot, "continual": continual}.get(comparison.protocol)
+    every = [metric(TITLES[name], name) for name in TITLES if name in METRICS] if more is continual else BY_TASK
+    figures = [figure for figure in every if comparison.common(figure)]
     return [
         overview(comparison),
         *(more(comparison) if more else ()),
         *(by_task(comparison, figure) for figure in figures),
-        *curve_table(comparison),
+        *(() if more is continual else curve_table(comparison)),
     ]
 
 

@@ -56,7 +56,7 @@ class Continued:
     single: Vectors | None = None
     joint: Matrices | None = None
     seed: int | None = None
-    runs: Sequence["Continued"] = field(default_factory=tuple)
+    runs: Sequence["Continued"] = field(default_factory=list)
 
     @cached_property
     def measures(self) -> dict[str, dict[str, float]]:
@@ -102,7 +102,7 @@ class Continued:
         return mean(self.inferred[-1]) if self.inferred else math.nan
 
     def beside(self, single: "Continued | None", joint: "Continued | None") -> "Continued":
-        """With what a model for each task, and joint models, reached in the same sequence."""
+        """With what a model for each task, and joint models, reached in the same sequence; None changes nothing."""
         runs = [
             one.beside(
                 None if single is None else (single.runs or [single])[n],
@@ -110,8 +110,8 @@ class Continued:
             )
             for n, one in enumerate(self.runs)
         ]
-        own = None if single is None else {name: single.matrix[name][-1] for name in FIGURES}
-        return replace(self, single=own, joint=None if joint is None else joint.matrix, runs=runs)
+        own = self.single if single is None else {name: single.matrix[name][-1] for name in FIGURES}
+        return replace(self, single=own, joint=self.joint if joint is None else joint.matrix, runs=runs)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values with NaN as it is."""
@@ -136,14 +136,20 @@ class Continued:
     def from_json(cls, row: Row) -> "Continued":
         """The reverse of `to_json`. Raises DataError for anything else."""
         inner = Row(row.get("continual", dict), f"{row.who}: continual")
-        columns, steps = inner.get("columns", list), inner.get("steps", list)
+        columns = inner.words("columns")
+        steps = [Row({"steps": one}, inner.who).words("steps") for one in inner.get("steps", list)]
         shape = len(steps), len(columns)
+        first, runs = inner.whole_numbers("first"), [cls.from_json(one) for one in inner.rows("runs")]
+        if not steps or len(first) != len(columns) or not all(0 <= step < len(steps) for step in first):
+            raise DataError(f"{inner.who}: 'first' must name one of the {len(steps)} steps for each column.")
+        if any(one.runs for one in runs):
+            raise DataError(f"{inner.who}: a run of several cannot be several runs.")
         return cls(
             scenario=inner.get("scenario", str),
             sequential=inner.flag("sequential"),
             columns=columns,
             steps=steps,
-            first=inner.whole_numbers("first"),
+            first=first,
             matrix=_matrices(row, "matrix", shape),
             chance=_vectors(inner, "chance", shape[1]),
             memory_bytes=row.figures("memory_bytes", BYTES),
@@ -153,7 +159,7 @@ class Continued:
             single=_vectors(inner, "single", shape[1]) if "single" in inner.plain else None,
             joint=_matrices(inner, "joint", shape) if "joint" in inner.plain else None,
             seed=inner.get("seed", int) if "seed" in inner.plain else None,
-            runs=[cls.from_json(one) for one in inner.rows("runs")],
+            runs=runs,
         )
 
     def _over_runs(self, pooled: Any) -> dict[str, dict[str, float]]:

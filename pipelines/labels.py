@@ -22,7 +22,7 @@ def labels(results: Sequence[Result], files: Sequence[Path]) -> list[str]:
         same = [one for one in results if one.method == result.method]
         words = [
             *_differing(changed(result), [changed(one) for one in same]),
-            *_differing(options(result), [options(one) for one in results]),
+            *_differing(telling(result), [telling(one) for one in results]),
             *_differing(seeds(result), [seeds(one) for one in same]),
         ]
         made.append(" ".join([result.method, *words]))
@@ -48,6 +48,15 @@ def options(result: Result) -> Words:
     for name, value in result.options.items():
         found |= value if isinstance(value, dict) else {name: value}
     return {name: typed(value) for name, value in found.items()}
+
+
+def telling(result: Result) -> Words:
+    """The options that name a record: of a sequence, not those that are as its strategy has them unless told."""
+    found = options(result)
+    if "strategy" not in found:
+        return found
+    usual = {"scenario": "task" if found["strategy"] == "single" else "domain", "policy": "reservoir", "joint": "each"}
+    return {name: value for name, value in found.items() if usual.get(name) != value}
 
 
 def seeds(result: Result) -> Words:

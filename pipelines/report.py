@@ -1,8 +1,8 @@
-"""A report: one self-contained HTML file with tables, curves and galleries of heatmaps, for screen and print.
+"""A report: one self-contained HTML file with tables, coloured or not, curves and galleries of heatmaps.
 
     write_report(Report("Demo", tables=[...], curves=[...], galleries=[...]), Path("report/index.html"))
 
-It loads nothing from anywhere and needs no scripts. Everything in it from outside is escaped.
+It is for screen and print, loads nothing from anywhere and needs no scripts. Everything in it from outside is escaped.
 """
 
 import base64
@@ -108,8 +108,37 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Heat:
+    """A matrix of shares whose cells are coloured, and say their value: (rows, columns), 0 to 1 or NaN for none.
+
+    The scale is 0 to 1 for all, so that heats of one page compare. Raises ConfigError for other shapes and values.
+    """
+
+    title: str
+    rows: Sequence[str]
+    columns: Sequence[str]  # without that of the rows' names
+    values: Sequence[Sequence[float]]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.values) != len(self.rows) or any(len(row) != len(self.columns) for row in self.values):
+            raise ConfigError(f"heat {self.title!r}: values must be {len(self.rows)} rows of {len(self.columns)}.")
+        wild = [value for row in self.values for value in row if not (math.isnan(value) or 0 <= value <= 1)]
+        if wild:
+            raise ConfigError(f"heat {self.title!r}: values must be shares, 0 to 1 or NaN, got {wild[0]}.")
+
+    def table(self, head: str = "") -> Table:
+        """The same without colours."""
+        body = [
+            [name, *(None if math.isnan(value) else f"{value:.3f}" for value in row)]
+            for name, row in zip(self.rows, self.values, strict=True)
+        ]
+        return Table(self.title, [head, *self.columns], body, self.note)
+
+
+@dataclass(frozen=True)
 class Report:
-    """Everything on the page, in this order. A blank line in `intro` starts a new paragraph."""
+    """Everything on the page: tables, heats, curves, galleries. A blank line in `intro` starts a new paragraph."""
 
     title: str
     intro: str = ""
@@ -117,6 +146,7 @@ class Report:
     curves: Sequence[Curve] = field(default_factory=tuple)
     galleries: Sequence[Gallery] = field(default_factory=tuple)
     footer: str = ""
+    heats: Sequence[Heat] = field(default_factory=tuple)
 
 
 def write_report(report: Report, path: Path | str) -> Path:

@@ -42,6 +42,10 @@ class Row:
         listed = self.get(name, list) if name in self.plain else []
         return [Row({name: one}, self.who).get(name, int) for one in listed]
 
+    def words(self, name: str) -> list[str]:
+        """A list of texts."""
+        return [Row({name: one}, self.who).get(name, str) for one in self.get(name, list)]
+
     def flag(self, name: str) -> bool:
         """true or false."""
         value = self.plain.get(name)

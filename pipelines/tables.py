@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from .beside import show_beside
-from .console import show_table
+from .console import show_blocks, show_table
+from .continual_tables import continual_tables
 from .datasets import Task
 from .figures import GAINS, METRIC_TITLES, shown
 from .results import ADMITTED, METRICS, Result
@@ -33,6 +34,9 @@ def show(result: Result) -> None:
     if result.offline:
         show_gain(result)
     show_admitted(result)
+    if result.continued:
+        for table in continual_tables(result.continued):
+            show_blocks(table.title, table.columns, table.rows, table.note)
     show_beside(result)
 
 

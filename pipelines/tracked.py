@@ -7,11 +7,15 @@ metrics   means over tasks under their plain names: image_auroc, ..., images_per
           part/NAME/FIGURE. The same of each task but its parts under TASK/. A figure that does not exist (NaN) is
           left out.
           curve/TASK/FIGURE: at each number of images learned, as MLflow's step
+          of the protocol continual: continual/FIGURE/MEASURE, continual/deviation/..., continual/memory_bytes/NAME,
+          continual/training_s, continual/inference_ms, and continual/trend/FIGURE by step (see `tracked_steps.py`)
+children  of the protocol continual: a run for each step
 artifact  result.json, the record itself
 """
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +26,20 @@ from ..methods.registry import METHODS
 from ..platform.runs import Run, legal, record_run
 from ..platform.settings import STORE, absolute_tracking, default_tracking
 from ..platform.tracking import prepare_tracking, public
+from .continued import Continued
 from .protocols import PROTOCOLS
 from .results import METRICS, TIMES, Result, TaskResult
+from .tracked_steps import kept, of_step, trends
 
-GROUPS = ("ms_per_image", "offline", "deviation", "admitted", "part", "curve")  # prefixes that no task may have
+GROUPS = (
+    "ms_per_image",
+    "offline",
+    "deviation",
+    "admitted",
+    "part",
+    "curve",
+    "continual",
+)  # prefixes that no task may have
 Plain = str | int | float | bool
 Curve = list[tuple[int, float]]  # images learned, figure
 
@@ -74,7 +88,7 @@ def to_run(result: Result) -> Run:
     for label, task in zip(labels, result.tasks, strict=True):
         metrics |= under(label, figures(task))
         series |= under(f"curve/{label}", curves(task))
-    return Run(
+    run = Run(
         experiment=experiment(result.protocol),
         name=title(result),
         params=settings(result),
@@ -86,6 +100,17 @@ def to_run(result: Result) -> Run:
         metrics=metrics,
         series=series,
         artifacts={"result.json": result.dumps()},
+    )
+    return run if result.continued is None else _with_steps(run, result.continued)
+
+
+def _with_steps(run: Run, continued: Continued) -> Run:
+    """What a sequence adds to a run, and a run for each of its steps."""
+    return replace(
+        run,
+        metrics={**run.metrics, **under("continual", kept(continued))},
+        series={**run.series, **under("continual", trends(continued))},
+        children=[of_step(run, continued, n, labelled(continued.columns)) for n in range(len(continued.steps))],
     )
 
 

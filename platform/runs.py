@@ -7,6 +7,7 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from .tracking import answering, connect, ending, experiment_id
 
 LONGEST = 500  # characters of a value: what older servers take
 NAME_LENGTH = 250
+PARENT = "mlflow.parentRunId"  # the tag by which MLflow nests runs
 BATCH = 100  # parameters or metrics in a request: as many as MLflow takes of the first; far faster than one by one
 T = TypeVar("T")
 
@@ -24,7 +26,8 @@ class Run:
 
     metrics: numbers at the end. series: further metrics, each as points (step, value). artifacts: texts by the names
     of their files. A value that is no finite number is left out: MLflow would store 0 or the largest float instead.
-    A parameter's or tag's text is cut to LONGEST characters, which `…` shows.
+    A parameter's or tag's text is cut to LONGEST characters, which `…` shows. children: runs that MLflow shows below
+    this one, in its experiment.
     """
 
     experiment: str
@@ -34,6 +37,7 @@ class Run:
     metrics: Mapping[str, float] = field(default_factory=dict)
     series: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)
+    children: Sequence["Run"] = field(default_factory=list)
 
     def points(self) -> Iterator[tuple[str, int, float]]:
         """Every metric as (name, step, value), the finite ones; what has no steps is at step 0."""
@@ -52,21 +56,29 @@ def legal(name: str) -> str:
 def record_run(uri: str, run: Run) -> str:
     """Writes a run into a store made with `prepare_tracking`; returns its id.
 
-    It is FINISHED when all of it is there; where that fails it stays as FAILED, as far as the store still answers.
+    It and its children are FINISHED when all of it is there; where that fails those that are there stay as FAILED, as
+    far as the store still answers.
     Raises TrackingError, NoSpace, ConfigError (a wrong address).
     """
     with answering(f"could not record the run {run.name!r}", uri):
         client = connect(uri)
-        made = client.create_run(
-            experiment_id(client, uri, run.experiment),
-            run_name=_cut(run.name, NAME_LENGTH),
-            tags={name: _cut(value) for name, value in run.tags.items()},
-        )
-        with ending(client, made.info.run_id):
-            _log(client, made.info.run_id, run)
-            for name, text in run.artifacts.items():
-                client.log_text(made.info.run_id, text, name)
-    return made.info.run_id
+        with ExitStack() as begun:
+            run_id = _write(client, experiment_id(client, uri, run.experiment), run, {}, begun)
+    return run_id
+
+
+def _write(client: Any, experiment: str, run: Run, more_tags: Mapping[str, str], begun: ExitStack) -> str:
+    """Writes a run and its children, all of which end when `begun` does; returns its id."""
+    tags = {name: _cut(value) for name, value in run.tags.items()}
+    made = client.create_run(experiment, run_name=_cut(run.name, NAME_LENGTH), tags={**tags, **more_tags})
+    run_id: str = made.info.run_id
+    begun.enter_context(ending(client, run_id))
+    _log(client, run_id, run)
+    for name, text in run.artifacts.items():
+        client.log_text(run_id, text, name)
+    for child in run.children:
+        _write(client, experiment, child, {PARENT: run_id}, begun)
+    return run_id
 
 
 def _log(client: Any, run_id: str, run: Run) -> None:
