@@ -9,7 +9,8 @@ from typing import Any
 
 from ..methods.errors import ConfigError, DataError
 from .continual import Continual
-from .figures import FIGURES, GAINS, Figure, Value
+from .continual_tables import plain
+from .figures import FIGURES, GAINS, Figure, Value, number
 from .labels import changed, labels, options
 from .references import with_references
 from .results import Result, TaskResult, read_result
@@ -45,6 +46,7 @@ class Record:
                 name: {key: number(figure.of(task)) for key, figure in KEYS.items()}
                 for name, task in self.tasks.items()
             },
+            **({"continual": plain(result.continued)} if result.continued else {}),
         }
 
 
@@ -151,8 +153,3 @@ def check_data(results: Sequence[Result], files: Sequence[Path]) -> None:
                     f"compare: {task.task} has {train} images to learn and {test} to judge in {first}, "
                     f"{task.n_train} and {task.n_test} in {file}: other data of the same name; compare like with like."
                 )
-
-
-def number(value: float) -> float | None:
-    """A figure for JSON; None where there is none."""
-    return value if math.isfinite(value) else None

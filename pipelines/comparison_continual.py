@@ -1,9 +1,8 @@
 """What a comparison of sequences adds: the thesis' table (5.1 to 5.4), its figure 5.4, and every record's matrix."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from .comparison import Comparison, Record, number
+from .comparison import Comparison, Record
 from .comparison_curves import lowest
 from .continual_tables import TITLES, f1_per_mb, heat, scopes, step_names, value
 from .continued import Continued
@@ -96,28 +95,13 @@ def trend_table(comparison: Comparison, name: str) -> Table:
 def trends(comparison: Comparison) -> list[Curve]:
     """Figure 5.4: the F1, and image AUROC, as tasks are added, a series for each record."""
     own, others = alike(comparison)
-    return [_trend(own, name, others) for name in (f1_of(comparison), "image_auroc")]
+    return [_trend(own, name, others) for name in (f1_of(comparison), "image_auroc") if own]
 
 
 def heats(comparison: Comparison) -> list[Heat]:
     """Every record's matrices; none for another protocol."""
     names = (f1_of(comparison), "image_auroc")
     return [heat(one, name, record.label) for name in names for record, one in sequences(comparison)]
-
-
-def plain(one: Continued) -> dict[str, Any]:
-    """The measures, trends and costs of a record as plain values, for JSON."""
-    return {
-        "f1": one.f1,
-        "measures": {name: {key: number(at) for key, at in row.items()} for name, row in one.measures.items()},
-        "deviation": one.deviation
-        and {name: {key: number(at) for key, at in row.items()} for name, row in one.deviation.items()},
-        "trend": {name: [number(at) for at in one.trend(name)] for name in one.matrix},
-        "memory_bytes": dict(one.memory_bytes),
-        "training_s": number(one.training_s),
-        "inference_ms": number(one.inference_ms),
-        "task_found": number(one.inference()),
-    }
 
 
 def _trend(own: Sequence[tuple[Record, Continued]], name: str, note: str) -> Curve:

@@ -1,10 +1,11 @@
 """What a sequence of tasks cost and gained, as tables: the matrix, the measures drawn from it, memory and time."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from .continued import BYTES, Continued
-from .figures import Value, shown
+from .figures import Value, number, shown
 from .report import Heat, Table
 
 TITLES = {  # the figures that the thesis' tables have, in their order
@@ -34,7 +35,7 @@ def continual_tables(continued: Continued) -> list[Table]:
 
 def heat(continued: Continued, name: str, of: str = "") -> Heat:
     """The matrix of a figure: rows are steps, columns tasks. of: whose it is."""
-    rows = [f"{n}. {' '.join(names)}" for n, names in enumerate(step_names(continued), 1)]
+    rows = [f"{n}. {' '.join(names)}".rstrip() for n, names in enumerate(step_names(continued), 1)]
     title = f"{TITLES[name]} of each task after each step"
     return Heat(f"{title}: {of}" if of else title, rows, continued.columns, continued.matrix[name])
 
@@ -90,6 +91,24 @@ def f1_per_mb(continued: Continued, name: str) -> str | None:
     """The average of an F1 for each MB of networks, of what was learned and of the replay memory."""
     size = continued.bytes / 1e6
     return shown(continued.measures[name]["average"] / size if size > 0 else math.nan, ".3g")
+
+
+def plain(one: Continued) -> dict[str, Any]:
+    """The measures, trends and costs of a record as plain values, for JSON."""
+
+    def numbers(of: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+        return {name: {key: number(at) for key, at in row.items()} for name, row in of.items()}
+
+    return {
+        "f1": one.f1,
+        "measures": numbers(one.measures),
+        "deviation": numbers(one.deviation or {}),
+        "trend": {name: [number(at) for at in one.trend(name)] for name in one.matrix},
+        "memory_bytes": dict(one.memory_bytes),
+        "training_s": number(one.training_s),
+        "inference_ms": number(one.inference_ms),
+        "task_found": number(one.inference()),
+    }
 
 
 def _form(measure: str) -> str:

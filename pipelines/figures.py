@@ -18,6 +18,11 @@ def shown(value: float, form: str = ".3f") -> str | None:
     return None if math.isnan(value) else format(value, form)
 
 
+def number(value: float) -> float | None:
+    """A figure for JSON; None where there is none."""
+    return value if math.isfinite(value) else None
+
+
 class Value(NamedTuple):
     """A figure, and its deviation over seeds; NaN where there is none."""
 
