@@ -1,7 +1,7 @@
 """A sequence of three tasks made by hand: what the tests of its measures, tables, pages and runs share."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -9,7 +9,8 @@ from everline.pipelines.continued import FIGURES, Continued
 from everline.pipelines.results import METRICS, Result, TaskResult
 
 MATRIX = [[0.8, 0.2, 0.4], [0.9, 0.6, 0.3], [0.5, 0.4, 0.7]]
-NONE = math.nan
+Named = Mapping[str, Any]
+NOTHING: Named = MappingProxyType({})
 
 Sequence = Callable[..., Continued]
 
@@ -18,14 +19,14 @@ Sequence = Callable[..., Continued]
 def sequence() -> Sequence:
     """sequence(matrix, names="abc", **changed): every figure has that matrix; figures={...} for those that do not."""
 
-    def made(matrix: Any = MATRIX, names: str = "abc", figures: Any = {}, **changed: Any) -> Continued:
+    def made(matrix: Any = MATRIX, names: str = "abc", figures: Named = NOTHING, **changed: Any) -> Continued:
         plain: dict[str, Any] = {
             "scenario": "domain",
             "sequential": True,
             "columns": list(names),
             "steps": [[name] for name in names],
             "first": list(range(len(names))),
-            "matrix": {name: matrix for name in FIGURES} | figures,
+            "matrix": dict.fromkeys(FIGURES, matrix) | dict(figures),
             "chance": {name: [0.1, 0.1, 0.2] for name in FIGURES},
             "memory_bytes": {"networks": 2_000_000, "learned": 5_000_000, "replay": 1_000_000},
             "training_s": 12.5,
@@ -41,14 +42,22 @@ def sequence() -> Sequence:
 def record() -> Callable[..., Result]:
     """record(continued, strategy="naive", **changed): a record of that sequence; options and params are added."""
 
-    def made(own: Continued, strategy: str = "naive", options: Any = {}, params: Any = {}, **changed: Any) -> Result:
+    def made(
+        own: Continued,
+        strategy: str = "naive",
+        options: Named = NOTHING,
+        params: Named = NOTHING,
+        **changed: Any,
+    ) -> Result:
         at_end = [{name: own.matrix[name][-1][n] for name in METRICS} for n in range(len(own.columns))]
         times = {"backbone": 10.0, "score": 6.0, "learn": 4.0}
         tasks = [
             TaskResult(name, 4, 6, row, [], times, 5_000_000) for name, row in zip(own.columns, at_end, strict=True)
         ]
         plain: dict[str, Any] = {"protocol": "continual", "method": "padim", "backbone": "b", "size": 64, "seed": 0}
-        plain |= {"options": {"strategy": strategy, "order": "given", "scenario": own.scenario} | options}
-        return Result(tasks=tasks, continued=own, params={"size": 64, "sigma": 4.0} | params, **(plain | changed))
+        plain |= {"options": {"strategy": strategy, "order": "given", "scenario": own.scenario} | dict(options)}
+        return Result(
+            tasks=tasks, continued=own, params={"size": 64, "sigma": 4.0} | dict(params), **(plain | changed)
+        )
 
     return made

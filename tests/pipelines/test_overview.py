@@ -1,10 +1,13 @@
 """The one table of a plan: a row for each method, the figures of each protocol, gaps where it was not run."""
 
+from collections.abc import Callable
+
+from everline.pipelines.continued import Continued
 from everline.pipelines.overview import overview
 from everline.pipelines.results import METRICS, Result, TaskResult
 
 
-def record(protocol: str, value: float, offline: float | None = None, state: int = 2_000_000) -> Result:
+def one(protocol: str, value: float, offline: float | None = None, state: int = 2_000_000) -> Result:
     task = TaskResult(
         "bolt", 4, 6, dict.fromkeys(METRICS, value), [], {"backbone": 10.0, "score": 6.0, "learn": 4.0}, state,
         offline=None if offline is None else dict.fromkeys(METRICS, offline),
@@ -15,9 +18,9 @@ def record(protocol: str, value: float, offline: float | None = None, state: int
 
 def test_a_row_has_the_figures_of_every_protocol_and_a_gap_where_it_was_not_run() -> None:
     table = overview({
-        ("one-epoch", "padim"): record("online", 0.5),
-        ("few", "padim"): record("fewshot", 0.75, 0.625, state=4_000_000),
-        ("few", "kng"): record("fewshot", 0.875, 0.25, state=6_000_000),
+        ("one-epoch", "padim"): one("online", 0.5),
+        ("few", "padim"): one("fewshot", 0.75, 0.625, state=4_000_000),
+        ("few", "kng"): one("fewshot", 0.875, 0.25, state=6_000_000),
     })  # fmt: skip
     heads = [" ".join(head.split()) for head in table.columns]
     rows = [dict(zip(heads, row, strict=True)) for row in table.rows]
@@ -26,3 +29,17 @@ def test_a_row_has_the_figures_of_every_protocol_and_a_gap_where_it_was_not_run(
     assert (rows[1]["few AUPRO not learning"], rows[1]["few AUPRO"]) == ("0.250", "0.875")
     assert (rows[0]["few admitted defective"], rows[1]["few admitted defective"]) == (None, "0.250")
     assert (rows[0]["ms/img"], rows[0]["MB"], rows[1]["MB"]) == ("10.00", "2.0", "6.0")
+
+
+def test_a_sequence_has_what_it_kept(sequence: Callable[..., Continued], record: Callable[..., Result]) -> None:
+    table = overview({
+        ("seq", "padim"): record(sequence().beside(sequence([[0.8] * 3] * 3), None)),
+        ("seq", "lemo"): record(sequence(sequential=False), "single", method="lemo"),
+    })  # fmt: skip
+    heads = [" ".join(head.split()) for head in table.columns]
+    rows = [dict(zip(heads, row, strict=True)) for row in table.rows]
+    assert [rows[0][f"seq {name}"] for name in ("average F1", "forgetting", "relative gap")] == [
+        "0.533", "0.300", "0.333"
+    ]  # fmt: skip
+    assert (rows[1]["seq average F1"], rows[1]["seq forgetting"]) == ("0.533", None)
+    assert rows[0]["seq image AUROC"] == "0.533" and "gap to single models" in table.note

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from everline.methods.errors import ConfigError, DataError, UnknownName
 from everline.pipelines.curves import Curve
-from everline.pipelines.report import Gallery, Picture, Report, Table, column, render, write_report
+from everline.pipelines.report import Gallery, Heat, Picture, Report, Table, column, render, write_report
 from PIL import Image
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -214,3 +214,36 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 def test_the_template_travels_with_the_package():
     settings = (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8")
     assert '"everline.pipelines" = ["templates/*.html"]' in settings
+
+
+def test_a_heat_says_its_values_and_colours_them():
+    heat = Heat("h", ["step 1", "step 2"], ["a", "b"], [[0.25, float("nan")], [0.0, 1.0]], "a note")
+    page = Page(render(Report("r", heats=[heat])))
+    cells = page.all("td")
+    assert [attrs.get("style") for attrs in cells] == ["--share: 0.250", None, "--share: 0.000", "--share: 1.000"]
+    assert "step 1 0.250 – step 2 0.000 1.000" in page.text and "a note" in page.text
+    assert [attrs["scope"] for attrs in page.all("th") if "scope" in attrs] == ["col", "col", "row", "row"]
+
+
+def test_a_heat_keeps_to_what_it_is_given():
+    page = Page(render(Report("r", heats=[Heat(HOSTILE, [HOSTILE], [HOSTILE], [[0.5]], HOSTILE)])))
+    assert not page.all("script") and not page.all("img") and page.text.count("alert(1)") == 4
+
+
+def test_a_heat_is_a_table_too():
+    table = Heat("h", ["x"], ["a", "b"], [[0.5, float("nan")]], "n").table("step")
+    assert (table.columns, table.rows, table.note) == (["step", "a", "b"], [["x", "0.500", None]], "n")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([[0.5]], "2 rows of 1"),
+        ([[0.5], [0.5, 0.5]], "2 rows of 1"),
+        ([[0.5], [1.5]], "got 1.5"),
+        ([[-0.1], [0]], "-0.1"),
+    ],
+)
+def test_a_heat_that_is_none_is_refused(values, said):
+    with pytest.raises(ConfigError, match=said):
+        Heat("h", ["x", "y"], ["a"], values)

@@ -13,10 +13,11 @@ import pytest
 from click.testing import CliRunner
 from everline.methods.errors import ConfigError, TrackingError
 from everline.pipelines import evaluate as module
+from everline.pipelines.continued import Continued, pooled_runs
 from everline.pipelines.evaluate import evaluate
 from everline.pipelines.main import main
 from everline.pipelines.results import METRICS, Part, Result, SeedRun, TaskResult, read_result
-from everline.pipelines.tracked import labelled, landed, title, to_run, tracking_option
+from everline.pipelines.tracked import labelled, landed, prepare, title, to_run, track, tracking_option
 from everline.platform.settings import parse_fleet
 
 SMALL = ["--method", "subspace", "--size", "64", "--set", "weights=none"]
@@ -207,3 +208,52 @@ def test_help_does_not_wait_for_mlflow() -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert "--tracking" in ran.stdout and "EVERLINE_TRACKING" in ran.stdout
+
+
+def test_a_sequence_has_its_measures_and_a_run_for_each_step(
+    tracking_uri: str, sequence: Callable[..., Continued], record: Callable[..., Result]
+) -> None:
+    from mlflow import MlflowClient
+
+    prepare(tracking_uri, "continual")
+    run_id = track(record(sequence()), tracking_uri)
+    runs = {run.info.run_name: run for run in found(tracking_uri, "continual")}
+    whole = runs.pop("padim on 3 tasks size=64")
+    assert whole.info.run_id == run_id and sorted(runs) == ["step 1: a", "step 2: b", "step 3: c"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {run_id}
+    assert runs["step 2: b"].data.metrics["b/aupro"] == 0.6
+    assert runs["step 2: b"].data.metrics["aupro"] == pytest.approx(0.75)
+    assert whole.data.metrics["continual/aupro/forgetting"] == pytest.approx(0.3)
+    history = MlflowClient(tracking_uri).get_metric_history(run_id, "continual/trend/aupro")
+    assert [(point.step, point.value) for point in history] == [
+        (1, pytest.approx(0.8)), (2, pytest.approx(0.75)), (3, pytest.approx(1.6 / 3))
+    ]  # fmt: skip
+
+
+def test_steps_are_told_apart_from_whole_runs(
+    sequence: Callable[..., Continued], record: Callable[..., Result]
+) -> None:
+    run = to_run(record(sequence(), "replay", {"memory": 300}))
+    assert run.tags["everline.kind"] == "evaluation"
+    assert {child.tags["everline.kind"] for child in run.children} == {"step"}
+    assert [child.params["step"] for child in run.children] == [1, 2, 3]
+    assert all(run.params.items() <= child.params.items() for child in run.children)
+    costs = {name: run.metrics[f"continual/{name}"] for name in ("training_s", "memory_bytes/replay")}
+    assert costs == {"training_s": 12.5, "memory_bytes/replay": 1_000_000}
+
+
+def test_seeds_of_a_sequence_have_their_deviation(
+    sequence: Callable[..., Continued], record: Callable[..., Result]
+) -> None:
+    two = pooled_runs([sequence(), sequence([[0.5] * 3] * 3, seed=1)])
+    run = to_run(record(two, seeds=[0, 1]))
+    assert run.metrics["continual/deviation/aupro/forgetting"] == pytest.approx(0.3 / 2**0.5)
+    assert run.children[1].metrics["b/aupro"] == pytest.approx(0.55)
+
+
+def test_what_a_sequence_leaves_open_is_no_number(
+    sequence: Callable[..., Continued], record: Callable[..., Result]
+) -> None:
+    run = to_run(record(sequence()))
+    assert math.isnan(run.metrics["continual/aupro/relative_gap"]) and math.isnan(run.metrics["continual/task_found"])
+    assert not [name for name, _, _ in run.points() if name.endswith(("relative_gap", "task_found"))]

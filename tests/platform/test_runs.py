@@ -137,3 +137,30 @@ def test_a_store_that_is_not_there_is_an_error(
 def test_recording_is_quiet(tracking_uri: str, capfd: pytest.CaptureFixture[str]) -> None:
     record_run(tracking_uri, RUN)
     assert capfd.readouterr() == ("", "")
+
+
+CHILDREN = [
+    Run("things", f"step {n}", params={"step": n}, tags={"kind": "step"}, metrics={"auroc": n / 4}) for n in (1, 2)
+]
+
+
+def test_children_stand_below_their_run(tracking_uri: str) -> None:
+    run_id = record_run(tracking_uri, replace(RUN, children=CHILDREN))
+    below = found(tracking_uri, filter_string=f"tags.`mlflow.parentRunId` = '{run_id}'", order_by=["metrics.auroc"])
+    assert [run.info.run_name for run in below] == ["step 1", "step 2"]
+    assert [run.data.metrics for run in below] == [{"auroc": 0.25}, {"auroc": 0.5}]
+    assert below[1].data.params == {"step": "2"} and below[1].data.tags["kind"] == "step"
+    assert {run.info.status for run in found(tracking_uri)} == {"FINISHED"} and len(found(tracking_uri)) == 3
+
+
+def test_children_may_have_children(tracking_uri: str) -> None:
+    record_run(tracking_uri, replace(RUN, children=[replace(CHILDREN[0], children=CHILDREN[1:])]))
+    by_name = {run.info.run_name: run for run in found(tracking_uri)}
+    assert by_name["step 2"].data.tags["mlflow.parentRunId"] == by_name["step 1"].info.run_id
+
+
+def test_one_child_that_cannot_be_written_fails_them_all(tracking_uri: str) -> None:
+    bad = replace(CHILDREN[1], metrics={"a*b": 1.0})
+    with pytest.raises(TrackingError, match=r"could not record the run 'one'.*a\*b"):
+        record_run(tracking_uri, replace(RUN, children=[CHILDREN[0], bad]))
+    assert [run.info.status for run in found(tracking_uri)] == ["FAILED"] * 3
