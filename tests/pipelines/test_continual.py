@@ -263,7 +263,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], said: s
 
 
 def test_class_incremental_asks_for_a_method_that_finds_out_the_task() -> None:
-    with pytest.raises(ConfigError, match="find out tasks"):
+    with pytest.raises(ConfigError, match="does not find out the task"):
         Continual(scenario="class").check(make())
     Continual(scenario="class").check(PaDiM(**SMALL, form="per-task"))
 
