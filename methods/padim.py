@@ -43,8 +43,12 @@ class PaDiM(FeatureDetector):
     The default `floor` is the one under which held-out normal images are likeliest, or nearly, on several sets.
 
     Does not work where parts are not aligned, such as boards with different layouts: a position then has
-    no distribution of its own. Needs some tens of images; it starts from one. A task of few images is easily
-    missed by per-task: its variances are small, its distances large.
+    no distribution of its own. Needs some tens of images; it starts from one.
+
+    When not per-task: where tasks differ in their number of images, unless `prior` is set. With fewer images than
+    channels a covariance is too narrow for images it has not seen, and a task of many images draws them all: of
+    seven products, one of 300 images and six of 35, all six were missed (14 % of good images inferred right as a
+    mean over products); with prior=10 all good images and 649 of 657 in all were right. Name the task where known.
     """
 
     name: ClassVar[str] = "padim"
