@@ -98,6 +98,12 @@ def test_goes_on_bit_for_bit_through_json(data: st.DataObject, tasks: list[str],
     assert [i.number for i in held.items] == [i.number for i in kept(policy, tasks, 5, 3)]
 
 
+def test_shares_that_cannot_be_equal_do_not_favour_what_came_last() -> None:
+    times = times_held("balanced", list("ab" * 15), 5, 1500)
+    assert not outside(times[::2], 1500, 3 / 15).any()
+    assert not outside(times[1::2], 1500, 2 / 15).any()
+
+
 def test_decisions_follow_the_seed() -> None:
     held = [[i.number for i in kept("reservoir", [""] * 60, 10, seed)] for seed in (1, 1, 2)]
     assert held[0] == held[1] != held[2]
