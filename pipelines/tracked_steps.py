@@ -1,12 +1,13 @@
 """A sequence of tasks in MLflow: the measures in the run itself, and a run below it for each step.
 
 metrics of a step's run   TASK/FIGURE: the matrix's row. FIGURE: the mean over the tasks learned by then.
-params                    those of the run itself; step (1, 2, ...), learned (names of the tasks)
+params                    those of the run itself; step (1, 2, ...), learned (names of the tasks, if all seeds had one order)
 """
 
 from collections.abc import Sequence
 
 from ..platform.runs import Run
+from .continual_tables import step_names
 from .continued import FIGURES, Continued
 
 Curve = list[tuple[int, float]]  # step, figure
@@ -29,14 +30,14 @@ def trends(continued: Continued) -> dict[str, Curve]:
 
 def of_step(run: Run, continued: Continued, number: int, labels: Sequence[str]) -> Run:
     """The run of a step, to stand below `run`; labels: the columns' names as MLflow takes them."""
-    learned = "+".join(continued.steps[number])
+    learned = "+".join(step_names(continued)[number])
     metrics = {name: continued.trend(name)[number] for name in FIGURES}
     for name in FIGURES:
         metrics |= {f"{label}/{name}": at for label, at in zip(labels, continued.matrix[name][number], strict=True)}
     return Run(
         experiment=run.experiment,
-        name=f"step {number + 1}: {learned}",
-        params={**run.params, "step": number + 1, "learned": learned},
+        name=f"step {number + 1}: {learned}" if learned else f"step {number + 1}",
+        params={**run.params, "step": number + 1, **({"learned": learned} if learned else {})},
         tags={**run.tags, "everline.kind": "step"},
         metrics=metrics,
     )

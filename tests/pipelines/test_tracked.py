@@ -251,6 +251,14 @@ def test_seeds_of_a_sequence_have_their_deviation(
     assert run.children[1].metrics["b/aupro"] == pytest.approx(0.55)
 
 
+def test_steps_in_several_orders_are_numbered(
+    sequence: Callable[..., Continued], record: Callable[..., Result]
+) -> None:
+    run = to_run(record(pooled_runs([sequence(), sequence(names="cab", seed=1)]), seeds=[0, 1]))
+    assert [child.name for child in run.children] == ["step 1", "step 2", "step 3"]
+    assert run.children[0].metrics["1./aupro"] == 0.8 and "learned" not in run.children[0].params
+
+
 def test_what_a_sequence_leaves_open_is_no_number(
     sequence: Callable[..., Continued], record: Callable[..., Result]
 ) -> None:
