@@ -1,7 +1,7 @@
 """A sequence of tasks in MLflow: the measures in the run itself, and a run below it for each step.
 
 metrics of a step's run   TASK/FIGURE: the matrix's row. FIGURE: the mean over the tasks learned by then.
-params                    those of the run itself; step (1, 2, ...), learned (names of the tasks, if all seeds had one order)
+params                    those of the run itself; step (1, 2, ...), learned (tasks, if all seeds had one order)
 """
 
 from collections.abc import Sequence
