@@ -21,6 +21,7 @@ from .datasets import Task
 from .files import Whole
 from .fingerprint import checksum, fingerprint
 from .plan import Names, Plan
+from .references import with_references
 from .results import Result, read_result, write_result
 from .trial import Trial
 
@@ -82,7 +83,7 @@ class Parts:
         return same and _made_by(found) == _made_by(trial.result([]))
 
     def merge(self, plan: Plan, tasks: Sequence[Task], dataset: str | None) -> dict[Names, Result]:
-        """Writes every method's record from its parts."""
+        """Writes every method's record from its parts; of sequences, with what single and joint models say of it."""
         found = {}
         for names, trial in plan.items():
             if trial.together:
@@ -90,7 +91,9 @@ class Parts:
                 found[names] = trial.result(whole.tasks, dataset, whole.continued)
             else:
                 found[names] = trial.result([read_result(self.part(names, task)).tasks[0] for task in tasks], dataset)
-            write_result(found[names], self.record(names))
+        found = dict(zip(found, with_references(list(found.values())), strict=True))
+        for names, result in found.items():
+            write_result(result, self.record(names))
         return found
 
     def is_tracked(self, names: Names, result: Result, store: str) -> bool:

@@ -7,7 +7,7 @@ from .results import Result
 from .succession import REFERENCES, beside_others
 
 APART = ("strategy", "memory", "policy", "scenario", "joint")  # options in which a reference may be another
-OF_MANY = {"padim": ("tasks",)}  # parameters that say nothing where a model learns a single task
+OF_MANY = {"padim": ("form",), "coreset": ("form",)}  # parameters that say nothing where a model learns a single task
 
 
 def with_references(results: Sequence[Result]) -> list[Result]:

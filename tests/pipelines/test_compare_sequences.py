@@ -137,7 +137,7 @@ def test_a_single_padim_counts_for_every_way_to_keep_products_apart(
     sequence: Sequence, record: Callable[..., Result]
 ) -> None:
     def run(strategy: str, matrix: Any, tasks: str, method: str = "padim") -> Result:
-        return record(sequence(matrix), strategy, params={"tasks": tasks}, method=method)
+        return record(sequence(matrix), strategy, params={"form": tasks}, method=method)
 
     per_task = run("naive", sequence().matrix["aupro"], "each")
     assert gap(with_references([per_task, run("single", SINGLE, "one")])[0]) == pytest.approx(1 / 3)
