@@ -6,6 +6,7 @@ section 5.1 counts the parameters that the tests check. Letters: S side of the i
 C output channels of the teacher.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -73,7 +74,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         some, more = narrowed(32, width), narrowed(64, width)
         steps = [3, some, some, more, more, more]
-        downs = [nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(steps[:-1], steps[1:], strict=True)]
+        downs = [nn.Conv2d(a, b, 4, 2, 1) for a, b in itertools.pairwise(steps)]
         self.encoder = nn.ModuleList([*downs, nn.Conv2d(more, LATENT, size // 32)])
         self.decoder = nn.ModuleList([nn.Conv2d(more if n else LATENT, more, 4, padding=2) for n in range(6)])
         self.smooth = nn.Conv2d(more, more, 3, padding=1)

@@ -64,7 +64,12 @@ class Teacher:
         mean, std = seen.mean((0, 2, 3)), seen.std((0, 2, 3)).clamp_min(_LEAST)
         nothing = torch.empty(0, 3, 1, 1, dtype=torch.uint8, device=device)
         return cls(
-            model, width, net.to(device).requires_grad_(False), mean.float().to(device), std.float().to(device), nothing
+            model,
+            width,
+            net.to(device).requires_grad_(False),
+            mean.float().to(device),
+            std.float().to(device),
+            nothing,
         )
 
     @classmethod

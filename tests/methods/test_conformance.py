@@ -11,7 +11,7 @@ from everline.methods.registry import METHODS, build
 KNOWN: dict[tuple[str, str], str] = {}
 # parameters that make a method small enough for 64-pixel images
 SMALL: dict[str, dict[str, object]] = {
-    "efficientad": {"teacher": "none", "width": 0.06, "lr": 3e-3},
+    "efficientad": {"teacher": "none", "width": 0.12, "lr": 3e-3},
     "patchcore": {"pool": 1000},
 }
 
