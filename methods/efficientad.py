@@ -68,6 +68,10 @@ class EfficientAD(Detector):
     hard: float = param(0.999, "quantile of squared differences above which the student learns", low=0, high=0.9999)
     penalty: float = param(1.0, "weight of the penalty on pretraining pictures; 0: without", low=0, high=1000)
     holdout: float = param(0.1, "share of images that are not trained on, for the quantiles", low=0, high=0.9)
+    fresh: int = param(
+        0, "latest held-out images that are kept and looked at anew for the quantiles (ours); 0: maps as they were",
+        low=0, high=RING,
+    )  # fmt: skip
 
     def embed(self, images: Tensor) -> Tensor:
         """The images themselves, uint8 RGB (B, 3, S, S). Raises ConfigError."""
@@ -99,6 +103,9 @@ class EfficientAD(Detector):
         self._ring = torch.empty(0)  # float32 (RING, 2, positions): local and global maps
         self._filled = self._next = 0  # rows of the ring that are in use; the one to be written next
         self._held = False  # whether they are of held-out images
+        self._pictures = torch.empty(0)  # uint8 (fresh, 3, S, S): the latest held-out images
+        self._looks = 0  # held-out images that came
+        self._levels: Tensor | None = None  # the two quantiles of both maps, made when scoring
 
     def _find_teacher(self) -> Teacher:
         if not self.teacher:
@@ -116,6 +123,8 @@ class EfficientAD(Detector):
         own = torch.Generator().manual_seed(self.seed)
         self._places = torch.randperm(grid(self.size) ** 2, generator=own)[:POSITIONS].to(self.device)
         self._ring = torch.zeros(RING, 2, len(self._places), device=self.device)
+        shape = (self.fresh, 3, self.size, self.size)
+        self._pictures = torch.zeros(shape, dtype=torch.uint8, device=self.device)
         return self._nets
 
     # -- scoring
@@ -128,17 +137,28 @@ class EfficientAD(Detector):
         return Scores(image=maps.amax(dim=(1, 2)), maps=maps)
 
     def _normalised(self, maps: Tensor) -> Tensor:
-        """(B, 2, g, g) -> the same, so that quantile a of the ring's maps is 0 and quantile b is 0.1."""
-        seen = self._ring[: self._filled].transpose(0, 1).flatten(1)  # (2, values)
-        levels = torch.tensor([LOW, HIGH], device=seen.device)
-        low, high = torch.quantile(seen, levels, dim=1)[..., None, None]
+        """(B, 2, g, g) -> the same, so that quantile a of the normal maps is 0 and quantile b is 0.1."""
+        if self._levels is None:  # derived from the state alone
+            seen = self._normal_maps()
+            self._levels = torch.quantile(seen, torch.tensor([LOW, HIGH], device=seen.device), dim=1)
+        low, high = self._levels[..., None, None]
         span = torch.where(high > low, high - low, 1.0)  # maps that never differ are only shifted
         return AT_HIGH * (maps - low) / span
+
+    def _normal_maps(self) -> Tensor:
+        """(2, values) of local and global maps of normal images: from the ring, or anew from the kept pictures."""
+        kept = self._pictures[: self._looks]
+        if not len(kept):
+            return self._ring[: self._filled].transpose(0, 1).flatten(1)
+        assert self._nets is not None
+        maps = torch.cat([self._nets.maps(scaled(one)) for one in kept.split(1)])
+        return maps.flatten(2)[:, :, self._places].transpose(0, 1).flatten(1)
 
     # -- learning
 
     def _learn(self, features: Tensor) -> Learned:
         with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
+            self._levels = None
             if self._nets is None:
                 nets = self._open(self._find_teacher())
                 drawn(nets.student, self._rng)
@@ -163,6 +183,9 @@ class EfficientAD(Detector):
             self._held, self._filled, self._next = True, 0, 0
         for one in images.split(1):
             self._keep(self._nets.maps(scaled(one)))
+            if self.fresh:
+                self._pictures[self._looks % self.fresh] = one[0]
+            self._looks += 1
 
     def _keep(self, maps: Tensor) -> None:
         """(B, 2, g, g), at the places that are kept, over the oldest in the ring."""
@@ -201,7 +224,8 @@ class EfficientAD(Detector):
         out = {f"teacher.{k}": t for k, t in self._nets.teacher.tensors().items()}
         out |= {f"weights.{k}": t for k, t in self._nets.adam.params.items()}
         out |= {f"adam.{k}": t for k, t in self._nets.adam.tensors().items()}
-        place = torch.tensor([self._filled, self._next, int(self._held)])
+        out |= {"pictures": self._pictures} if self.fresh else {}
+        place = torch.tensor([self._filled, self._next, int(self._held), self._looks])
         return out | {"ring": self._ring, "ring.place": place}
 
     def _unpack(self, tensors: dict[str, Tensor]) -> None:
@@ -212,9 +236,9 @@ class EfficientAD(Detector):
             nets = self._open(teacher)
             fill(nets.adam.params, _under(tensors, "weights."), "weights")
             nets.adam.load(_under(tensors, "adam."))
-            fill({"ring": self._ring}, tensors, "state")
-        self._filled, self._next, held = tensors["ring.place"].tolist()
-        if not (0 <= self._filled <= RING and 0 <= self._next < RING):
+            fill({"ring": self._ring, **({"pictures": self._pictures} if self.fresh else {})}, tensors, "state")
+        self._filled, self._next, held, self._looks = tensors["ring.place"].tolist()
+        if not (0 <= self._filled <= RING and 0 <= self._next < RING and self._looks >= 0):
             raise ValueError(f"ring.place must lie within {RING} rows, got {self._filled}, {self._next}")
         self._held = bool(held)
 
@@ -239,7 +263,7 @@ class Nets:
         return cls(teacher, student, autoencoder, Adam(params, like.lr, WEIGHT_DECAY))
 
     def maps(self, x: Tensor) -> Tensor:
-        """Scaled images (B, 3, S, S) -> float32 (B, 2, g, g): local (T - S1)^2 and global (A - S2)^2, channel means."""
+        """Scaled images -> float32 (B, 2, g, g): local (T - S1)^2 and global (A - S2)^2, means over channels."""
         first, second = self.student(x).split(self.teacher.channels, dim=1)
         local = (self.teacher(x) - first).square().mean(1)
         return torch.stack([local, (self.autoencoder(x) - second).square().mean(1)], 1)

@@ -119,8 +119,9 @@ def teacher(
     """Distil a backbone into a teacher for the method efficientad.
 
     Progress is written to OUT.part every 200 steps and on Ctrl-C: the same command goes on from there, and ends with
-    the same weights, to the last bit, as if it had never been stopped. Then: everline evaluate ... --method efficientad --set teacher=OUT
-    (with model= and width= if they are not the defaults).
+    the same weights, to the last bit, as if it had never been stopped. What to do with it then:
+    everline evaluate PROTOCOL --method efficientad --set teacher=OUT --data DIR (with model=, width=, where they
+    are not the defaults).
     """
     if size % 4:
         raise ConfigError(f"--size must be a multiple of 4, got {size}.")

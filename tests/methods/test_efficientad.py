@@ -205,6 +205,30 @@ def test_held_out_images_set_the_quantiles() -> None:
         assert np.quantile(done, 0.995) == pytest.approx(0.1, abs=1e-5)
 
 
+def test_fresh_quantiles_are_those_of_the_latest_held_out_images_now() -> None:
+    detector = small(holdout=0.1, fresh=3)
+    held = held_out(detector, 5)
+    detector.learn(held)
+    detector.learn(torch.stack([one for one in images(20, 8) if not detector._holds_out(one)]))
+    assert detector._nets is not None
+    with torch.no_grad():
+        maps = detector._nets.maps(scaled(held[2:]))
+        levels = np.quantile(detector._normalised(maps).transpose(0, 1).flatten(1).numpy(), [0.9, 0.995], axis=1)
+    np.testing.assert_allclose(levels, [[0, 0], [0.1, 0.1]], atol=1e-5)
+
+
+def test_fresh_pictures_go_with_the_state() -> None:
+    detector = small(holdout=0.1, fresh=2)
+    detector.learn(torch.cat([held_out(detector, 3), images(4, 8)]))
+    detector.score(images(1, 2))
+    again = restore(detector.state())
+    assert torch.equal(detector.score(images(2, 2)).maps, again.score(images(2, 2)).maps)
+    detector.learn(images(4, 6))
+    again.learn(images(4, 6))
+    assert same(detector.state(), again.state())
+    assert torch.equal(detector.score(images(2, 2)).maps, again.score(images(2, 2)).maps)
+
+
 def test_a_score_is_the_maximum_of_the_mean_of_both_maps() -> None:
     detector = small()
     detector.learn(images(4, 1))
@@ -221,6 +245,7 @@ def test_maps_that_never_differ_divide_by_nothing() -> None:
     detector = small()
     detector.learn(images(1, 1))
     detector._ring.fill_(0.25)
+    detector._levels = None
     maps = torch.rand(1, 2, 16, 16)
     torch.testing.assert_close(detector._normalised(maps), 0.1 * (maps - 0.25))
 
@@ -336,7 +361,7 @@ def test_a_state_with_a_bad_ring_is_refused() -> None:
     detector = small()
     detector.learn(images(1, 1))
     state = detector.state()
-    bad = State({**state.tensors, "ring.place": torch.tensor([65, 0, 0])}, state.meta)
+    bad = State({**state.tensors, "ring.place": torch.tensor([65, 0, 0, 0])}, state.meta)
     with pytest.raises(StateError, match="64 rows"):
         small().load_state(bad)
 
