@@ -43,17 +43,23 @@ class EfficientAD(Detector):
     * The teacher is one's own: `everline pretrain teacher` distils a backbone into it. It, its normalisation (of its
       pretraining images, so that targets stand still when products change) and its pictures are part of the state.
     * Held-out images: by the bytes of an image, so the same ones in every epoch. Their maps go into a ring of the last
-      64, as they were when they came; while the student still improves quickly, the quantiles lag behind. Until the
-      first one has come, maps of training images stand in: local of the image, global of its augmented twin, with
-      dropout on.
-    * The paper lowers the learning rate near the end; a stream has no end, so it stays. It also pads nothing at the
-      images' rims, and greys some pretraining pictures; this pads as figure 5.1 of the thesis does, and greys none.
+      64, as they were when they came. Until the first one has come, maps of training images stand in: local of the
+      image, global of its augmented twin, with dropout on.
+    * While the student still improves, such quantiles lag behind, and not by the same factor for both maps, so that
+      one drowns the other. `fresh` keeps the latest pictures, and looks at them anew before scoring. On
+      the conformance suite's discs (160 images, random teacher, width .12, mean of four seeds) image AUROC was .65
+      without and .87 with `fresh=8` at a learning rate of 3e-3, .75 and .86 at 1e-3; by seed from .40 to 1.
+    * The paper lowers the learning rate near the end; a stream has no end, so it stays. It greys some pretraining
+      pictures, and crops them; this takes them as they are.
     * `width` narrows the hidden layers of all three networks (not the autoencoder's 64 numbers).
 
-    COST
+    Cost, one thread of a busy machine, `small`: at 128 pixels and width .5, 0.65 s to learn an image, 0.13 s to score
+    one, 19 MB of state; at 256 and width 1, 10 s, 2.1 s and 75 MB; `medium` there, 62 s, 6 s and 185 MB. Beside that
+    the teacher's pictures, 3 s^2 bytes each, fixed. With `fresh`, the first score after learning takes `fresh` more.
 
     When not: with less than some hundred steps the student has not learned the teacher, and everything is odd: it
-    wants epochs over images, not one look at each. Nothing holds on to former products: without replay they are
+    wants epochs over images, not one look at each. One pass over 300 magnetic tiles (64 pixels, width .25, 1e-3, a
+    teacher of 300 steps on 536 pictures of other things) ended at chance, image AUROC .50. Nothing holds on to former products: without replay they are
     forgotten (table 5.1 of the thesis: three quarters of pixel F1). It is no better than its teacher; one distilled
     from few pictures of one kind knows little of others.
     """

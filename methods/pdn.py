@@ -1,9 +1,9 @@
 """The networks of EfficientAD: the patch description network (teacher and student) and the autoencoder.
 
-Batzner, Heckler, König: "EfficientAD: Accurate Visual Anomaly Detection at Millisecond-Level Latencies" (2023);
-the medium network also in figure 5.1 of "Anomaly detection in a continual learning setting" (ADCL), whose
-section 5.1 counts the parameters that the tests check. Letters: S side of the image, g = S/4 side of the grid,
-C output channels of the teacher.
+Batzner, Heckler, König: "EfficientAD: Accurate Visual Anomaly Detection at Millisecond-Level Latencies" (2023); the
+medium network also in figure 5.1 of Bugaric, "Integrating State-of-the-Art Approaches for Anomaly Detection and
+Localization in the Continual Learning Setting" (2023, "the thesis"), whose section 5.1 counts the parameters that the
+tests check. Letters: S side of the image, g = S/4 side of the grid, C output channels of the teacher.
 """
 
 import itertools
