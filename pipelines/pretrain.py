@@ -188,8 +188,8 @@ def make(job: Job, files: Sequence[Path], out: Path, keep: int, told: Told) -> t
 def _begin(distiller: Distiller, job: Job, files: Sequence[Path], told: Told) -> None:
     """Reads every image once, so that a bad one does not come up after hours; then the features of some."""
     for number, file in enumerate(files):
-        told("checking images", number, len(files))
         picture(file, 2 * job.size)
+        told("checking images", number + 1, len(files))
     distiller.begin(_batches(_some(files, FIRST), job, told, "looking at features"))
 
 
@@ -245,8 +245,9 @@ def _some(files: Sequence[Path], most: int) -> list[Path]:
 
 def _batches(files: Sequence[Path], job: Job, told: Told, stage: str) -> Iterator[Tensor]:
     for start in range(0, len(files), job.batch):
-        told(stage, start, len(files))
-        yield torch.stack([picture(file, 2 * job.size) for file in files[start : start + job.batch]])
+        some = [picture(file, 2 * job.size) for file in files[start : start + job.batch]]
+        yield torch.stack(some)
+        told(stage, start + len(some), len(files))
 
 
 # -- what is unfinished
