@@ -41,10 +41,12 @@ def source_options(command: Command) -> Command:
 
 
 class ManyValues(click.Command):
-    """A command whose options in MANY take all words up to the next option: `--data A B C`, as a shell's A/* gives."""
+    """A command whose options in `many` take all words up to the next option: `--data A B C`, as A/* gives."""
+
+    many: tuple[str, ...] = MANY
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, spread(args, MANY))
+        return super().parse_args(ctx, spread(args, self.many))
 
 
 def spread(args: Sequence[str], many: Sequence[str]) -> list[str]:
