@@ -5,6 +5,7 @@ from typing import Any
 from . import params
 from .coreset import Coreset
 from .detector import Detector, State
+from .draem import Draem
 from .errors import StateError, UnknownName
 from .kng import KNG
 from .lemo import LeMO
@@ -13,7 +14,7 @@ from .patchcore import PatchCore
 from .smcc import SMCC
 from .subspace import Subspace
 
-_ALL: tuple[type[Detector], ...] = (LeMO, PaDiM, Coreset, Subspace, PatchCore, KNG, SMCC)
+_ALL: tuple[type[Detector], ...] = (LeMO, PaDiM, Coreset, Subspace, PatchCore, KNG, SMCC, Draem)
 METHODS: dict[str, type[Detector]] = {cls.name: cls for cls in _ALL}
 
 
