@@ -1,7 +1,7 @@
 """DRAEM: paint the anomaly over, then compare; trained on made-up anomalies.
 
 Zavrtanik, Kristan, Skočaj: "DRAEM - A discriminatively trained reconstruction embedding for surface anomaly
-detection" (arXiv 2108.07610). Letters: I the image, A a texture, M a mask, I_a the spoilt image, I_r its reconstruction.
+detection" (arXiv 2108.07610). Letters: I image, A texture, M mask, I_a spoilt image, I_r reconstruction.
 """
 
 from dataclasses import dataclass
@@ -172,7 +172,7 @@ def smoothed(maps: Tensor, side: int) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Mean structural similarity (Wang et al. 2004) of images (B, C, S, S) in 0..1, where the window fits; a scalar."""
+    """Mean structural similarity (Wang et al. 2004) of images (B, C, S, S) in 0..1, wherever the window fits."""
     maps = torch.stack([a, b, a * a, b * b, a * b]).flatten(0, 2)[:, None]
     window = _window().to(a.device)
     maps = F.conv2d(F.conv2d(maps, window), window.mT)  # (5 * B * C, 1, S - 10, S - 10)
