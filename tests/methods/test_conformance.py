@@ -8,9 +8,14 @@ from everline.methods.detector import Detector
 from everline.methods.registry import METHODS, build
 
 # (method, check): why it is known to fail. Strict: one that passes again breaks the build.
-KNOWN: dict[tuple[str, str], str] = {}
+KNOWN: dict[tuple[str, str], str] = {
+    (
+        "draem",
+        "finds_an_obvious_defect",
+    ): "forty steps from random weights are too few; hundreds do (its own slow test)",
+}
 # parameters that make a method small enough for 64-pixel images
-SMALL: dict[str, dict[str, object]] = {"patchcore": {"pool": 1000}}
+SMALL: dict[str, dict[str, object]] = {"patchcore": {"pool": 1000}, "draem": {"width": 0.03}}
 
 
 def maker(method: str) -> Callable[[], Detector]:

@@ -112,7 +112,7 @@ def test_focal_loss_stays_finite_where_the_answer_is_surely_wrong() -> None:
     logits = torch.tensor([1e4, -1e4]).view(1, 2, 1, 1).requires_grad_()
     loss = focal(logits, torch.ones(1, 1, 1, dtype=torch.bool))
     loss.backward()
-    assert float(loss) == pytest.approx(2e4) and bool(torch.isfinite(logits.grad).all())
+    assert float(loss.detach()) == pytest.approx(2e4) and bool(torch.isfinite(logits.grad).all())
 
 
 # -- made-up anomalies
@@ -191,6 +191,18 @@ def test_it_learns_to_see_what_it_is_taught() -> None:
     first = [detector.learn(images(4, seed)).loss for seed in range(5)]
     last = [detector.learn(images(4, seed)).loss for seed in range(5, 40)][-5:]
     assert sum(last) < 0.85 * sum(first)
+
+
+@pytest.mark.slow
+def test_it_finds_a_defect_that_it_never_saw_after_hundreds_of_batches() -> None:
+    detector, order = small(width=0.1, lr=2e-4, filter=5), rng(1)
+    seen = images(200, 1)
+    for step in range(165):
+        if step == 150 and detector._adam is not None:
+            detector._adam.param_groups[0]["lr"] = 0.0  # so that batch norm's statistics catch up with the weights
+        detector.learn(seen[torch.randperm(200, generator=order)[:4]])
+    good, bad = detector.score(images(10, 11)).image, detector.score(images(10, 12, defect=True)).image
+    assert float((bad[:, None] > good[None]).float().mean()) >= 0.9
 
 
 def test_without_a_learning_rate_only_the_statistics_move() -> None:
