@@ -5,6 +5,7 @@ from typing import Any
 from . import params
 from .coreset import Coreset
 from .detector import Detector, State
+from .draem import Draem
 from .efficientad import EfficientAD
 from .errors import StateError, UnknownName
 from .kng import KNG
@@ -14,7 +15,7 @@ from .patchcore import PatchCore
 from .smcc import SMCC
 from .subspace import Subspace
 
-_ALL: tuple[type[Detector], ...] = (LeMO, PaDiM, Coreset, Subspace, PatchCore, KNG, SMCC, EfficientAD)
+_ALL: tuple[type[Detector], ...] = (LeMO, PaDiM, Coreset, Subspace, PatchCore, KNG, SMCC, EfficientAD, Draem)
 METHODS: dict[str, type[Detector]] = {cls.name: cls for cls in _ALL}
 
 

@@ -8,9 +8,15 @@ from everline.methods.detector import Detector
 from everline.methods.registry import METHODS, build
 
 # (method or variant, check): why it is known to fail. Strict: one that passes again breaks the build.
-KNOWN: dict[tuple[str, str], str] = {}
+KNOWN: dict[tuple[str, str], str] = {
+    (
+        "draem",
+        "finds_an_obvious_defect",
+    ): "forty steps from random weights are too few; hundreds do (its own slow test)",
+}
 # parameters that make a method small enough for 64-pixel images
 SMALL: dict[str, dict[str, object]] = {
+    "draem": {"width": 0.03},
     "efficientad": {"teacher": "none", "width": 0.12, "lr": 3e-3},
     "patchcore": {"pool": 1000},
 }
