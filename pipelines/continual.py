@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ from ..methods.params import check, param, table
 from ..platform.replay import ReplayMemory
 from ..platform.selection import POLICIES
 from .continued import FIGURES, Continued
-from .course import Protocol, Sink, nowhere
+from .course import Protocol, Sink, draw, nowhere
 from .datasets import Sample, Task
 from .journal import Journal, Progress
 from .judging import Bench, Features, Judged, Make, Panel, Told, untold
@@ -48,6 +48,7 @@ class Continual(Protocol):
     order: str = param("given", "given, shuffled (by the seed), or places such as 0,2,1,0")
     block: int = param(1, "visits of tasks that are learned together, as one step", low=1, high=1000)
     epochs: int = param(0, "how often a step's images are learned; 0: as the method's paper does", low=0, high=10**5)
+    shots: int = param(0, "images of each task that are learned at most, drawn by the seed; 0: all", low=0, high=10**7)
     batch: int = param(0, "images learned at a time, beside as many replayed; 0: as the paper does", low=0, high=4096)
     joint: str = param("each", "of multitask: a model at each step, or at the last one only", choices=("each", "last"))
     name: ClassVar[str] = "continual"
@@ -121,10 +122,11 @@ class _Run:
     """One run. Columns are the tasks' places in the order in which they are learned first."""
 
     def __init__(self, protocol: Continual, bench: Bench, tasks: Sequence[Task]) -> None:
-        self.protocol, self.bench, self.tasks = protocol, bench, tasks
         seed = protocol.seed
+        self.protocol, self.bench = protocol, bench
+        self.tasks = [_short(task, protocol.shots, seed) for task in tasks]
         order = order_of(protocol.order, len(tasks), seed)
-        self.steps = steps_of(tasks, order, protocol.block, protocol.blend, seed)
+        self.steps = steps_of(self.tasks, order, protocol.block, protocol.blend, seed)
         self.first = first_steps(self.steps)
         self.columns = list(self.first)
         self.panels = {place: bench.panel(tasks[place].test) for place in self.columns}
@@ -282,6 +284,11 @@ class _Run:
             inferred=progress.inferred,
             seed=self.protocol.seed,
         )
+
+
+def _short(task: Task, shots: int, seed: int) -> Task:
+    """A task with so many of its training images at most."""
+    return replace(task, train=tuple(draw(task, shots, seed)[0])) if 0 < shots < len(task.train) else task
 
 
 def _chance(panel: Panel) -> dict[str, float]:

@@ -48,7 +48,11 @@ class MethodName(click.ParamType):
 @click.option("--size", type=int, help="Side of the images, in pixels.  [default: 224]")
 @click.option("--seed", type=int, help="Seed of the method and of the stream's order.  [default: 0]")
 @click.option("--seeds", type=click.IntRange(1, 1000), default=1, help="Run with so many seeds, from --seed on.")
-@click.option("--shots", type=int, help="Of offline, fewshot: normal images learned first, drawn by the seed.")
+@click.option(
+    "--shots",
+    type=int,
+    help="Of offline, fewshot: normal images learned first; of continual: of each task at most. Drawn by the seed.",
+)
 @click.option("--ratio", type=float, help="Of fewshot: normals for each defect in the stream.  [default: 7.7]")
 @click.option("--session", type=int, help="Of fewshot: images in a session.  [default: 100]")
 @click.option(

@@ -22,7 +22,7 @@ KEEP = 4 * 2**30  # bytes of features, shared by the run and its references
 
 
 def sequence_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the protocol's options (but --batch, which another one has too), --references and --work."""
+    """Adds the protocol's options (but --batch and --shots, which others have too), --references and --work."""
     options = [
         click.option(
             "--work", type=click.Path(path_type=Path, file_okay=False),
@@ -36,7 +36,7 @@ def sequence_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
     ]  # fmt: skip
     for name, _, default, spec in reversed(list(table(Continual))):
-        if name != "batch":
+        if name not in ("batch", "shots"):
             usual = f"  [default: {default}]" if default else ""
             options.append(
                 click.option(f"--{name}", metavar=_metavar(spec.choices), help=f"Of continual: {spec.help}.{usual}")

@@ -133,6 +133,13 @@ def test_epochs_and_batches_are_as_asked(products: list[Task], watched: type[Wat
     assert all(set(epoch) == set(products[0].train) for epoch in epochs) and epochs[0] != epochs[1]
 
 
+def test_shots_are_the_most_that_each_task_shows(products: list[Task], watched: type[Watched]) -> None:
+    tasks = Continual(shots=7).run_all(partial(make, watched), products)[0]
+    assert [task.n_train for task in tasks] == [7, 7, 6] and len(watched.learned) == 20
+    known = features_of(products)
+    assert {known[one][1] for _, calls in watched.learned for one in calls} > set(products[2].train)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

@@ -103,7 +103,7 @@ def test_a_run_in_a_work_folder_goes_on_and_gives_the_same(
         (["--memory", "many"], "memory must be a whole number"),
         (["--memory", "5"], "of the strategy replay"),
         (["--references", "none", "single"], "stands alone"),
-        (["--shots", "3"], "--shots is no option of the protocol continual"),
+        (["--ratio", "3"], "--ratio is no option of the protocol continual"),
     ],
 )
 def test_bad_options_end_it_with_what_is_wrong(folders: list[str], more: list[str], said: str) -> None:
