@@ -13,7 +13,7 @@ from .datasets import Task
 from .judging import Features, Told
 from .markdown import check_mark, filled, markdown_options, table_markdown, write_page
 from .options import ManyValues, check_source, data_of, gather, read_sources, set_option, source_options
-from .overview import overview
+from .overview import overviews
 from .parts import Parts
 from .plan import Names, Plan, read_plan
 from .results import Result, write_result
@@ -76,10 +76,11 @@ def bench(
     records = parts.merge(plan, tasks, data_of(folders, dataset))
     for reason in reasons(tasks, records.values()):
         _say(reason)
-    table = overview(records)
-    show_blocks(table.title, table.columns, table.rows, table.note)
+    made = overviews(records)
+    for table in made:
+        show_blocks(table.title, table.columns, table.rows, table.note)
     if markdown is not None:
-        write_page(markdown, filled(markdown, mark, table_markdown(table)))
+        write_page(markdown, filled(markdown, mark, "".join(map(table_markdown, made))))
     if tracking is not None:
         track_all(records, parts, tracking)
 

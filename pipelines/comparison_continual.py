@@ -4,7 +4,17 @@ from collections.abc import Callable, Sequence
 
 from .comparison import Comparison, Record
 from .comparison_curves import lowest
-from .continual_tables import TITLES, f1_per_mb, heat, scopes, step_names, value
+from .continual_tables import (
+    TITLES,
+    additional_mb,
+    common_f1,
+    f1_per_mb,
+    heat,
+    sequences,
+    shared_scopes,
+    step_names,
+    value,
+)
 from .continued import Continued
 from .curves import Curve
 from .figures import Value, shown
@@ -13,14 +23,20 @@ from .report import Heat, Table
 Row = Callable[[Continued], str | None]
 
 
-def sequences(comparison: Comparison) -> list[tuple[Record, Continued]]:
+def records(comparison: Comparison) -> list[tuple[Record, Continued]]:
     """The records with what a sequence adds to them; none of any other protocol."""
     return [(record, record.result.continued) for record in comparison.records if record.result.continued]
 
 
 def f1_of(comparison: Comparison) -> str:
     """The F1 that all are spoken of by: of pixels, or of images where a record has no other."""
-    return "pixel_f1" if all(one.f1 == "pixel_f1" for _, one in sequences(comparison)) else "image_f1"
+    return common_f1(one for _, one in records(comparison))
+
+
+def overview(comparison: Comparison) -> Table:
+    """A row for each record."""
+    title = f"{comparison.setting}, {comparison.size} pixels: {comparison.scope}"
+    return sequences(title, {record.label: one for record, one in records(comparison)})
 
 
 def continual(comparison: Comparison) -> list[Table]:
@@ -31,7 +47,7 @@ def continual(comparison: Comparison) -> list[Table]:
 
 def performance(comparison: Comparison) -> Table:
     """Rows as in the thesis' tables 5.1 to 5.4, then what these leave out; a column for each record."""
-    both, f1 = sequences(comparison), f1_of(comparison)
+    both, f1 = records(comparison), f1_of(comparison)
     rows = [[title, *(cell(one) for _, one in both)] for title, cell in performance_rows(f1).items()]
     notes = [
         f"Means over tasks after the last step; gap, forgetting, intransigence and F1 per MB are of the {TITLES[f1]}. "
@@ -40,7 +56,7 @@ def performance(comparison: Comparison) -> Table:
     ]
     if any(one.deviation for _, one in both):
         notes.append("±: the deviation over seeds.")
-    notes += [f"{record.label}: {words}" for record, one in both for words in scopes(one)]
+    notes += shared_scopes({record.label: one for record, one in both})
     if comparison.shared != comparison.tasks:
         notes.append("Not all have the same tasks, and each has means over its own: these do not compare.")
     title = f"{comparison.setting}, {comparison.size} pixels: performance overview"
@@ -62,9 +78,7 @@ def performance_rows(f1: str) -> dict[str, Row]:
         "training, s": lambda one: shown(one.training_s, ".1f"),
         "inference, ms an image": lambda one: shown(one.inference_ms, ".2f"),
         "architecture memory, MB": lambda one: shown(one.memory_bytes["networks"] / 1e6, ".2f"),
-        "additional memory, MB": lambda one: shown(
-            (one.memory_bytes["learned"] + one.memory_bytes["replay"]) / 1e6, ".2f"
-        ),
+        "additional memory, MB": lambda one: shown(additional_mb(one), ".2f"),
         "relative gap, %": measured(f1, "relative_gap", ".2f", 100),
         "average forgetting, %": measured(f1, "forgetting_relative", ".2f", 100),
         "average forgetting": measured(f1, "forgetting"),
@@ -75,7 +89,7 @@ def performance_rows(f1: str) -> dict[str, Row]:
 
 def alike(comparison: Comparison) -> tuple[list[tuple[Record, Continued]], str]:
     """The records of the first one's sequence, which compare step by step, and a note on those of another."""
-    both = sequences(comparison)
+    both = records(comparison)
     own = [(record, one) for record, one in both if _orders(one) == _orders(both[0][1])]
     others = [record.label for record, one in both if _orders(one) != _orders(both[0][1])]
     return own, f"Other tasks, or in another order, and so not in here: {', '.join(others)}." if others else ""
@@ -101,7 +115,7 @@ def trends(comparison: Comparison) -> list[Curve]:
 def heats(comparison: Comparison) -> list[Heat]:
     """Every record's matrices; none for another protocol."""
     names = (f1_of(comparison), "image_auroc")
-    return [heat(one, name, record.label) for name in names for record, one in sequences(comparison)]
+    return [heat(one, name, record.label) for name in names for record, one in records(comparison)]
 
 
 def _trend(own: Sequence[tuple[Record, Continued]], name: str, note: str) -> Curve:

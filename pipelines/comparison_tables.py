@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from .comparison import Comparison
 from .comparison_continual import continual
+from .comparison_continual import overview as overview_of_sequences
 from .comparison_curves import curve_table
 from .continual_tables import TITLES
 from .figures import FIGURES, GAINS, METRIC_TITLES, Figure, admitted, metric, of_part, still
@@ -27,7 +28,7 @@ def tables(comparison: Comparison) -> list[Table]:
     every = [metric(TITLES[name], name) for name in TITLES if name in METRICS] if more is continual else BY_TASK
     figures = [figure for figure in every if comparison.common(figure)]
     return [
-        overview(comparison),
+        overview_of_sequences(comparison) if more is continual else overview(comparison),
         *(more(comparison) if more else ()),
         *(by_task(comparison, figure) for figure in figures),
         *(() if more is continual else curve_table(comparison)),

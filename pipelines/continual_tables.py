@@ -1,7 +1,7 @@
 """What a sequence of tasks cost and gained, as tables: the matrix, the measures drawn from it, memory and time."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .continued import BYTES, Continued
@@ -25,6 +25,52 @@ MEASURES = {
     "intransigence": "intran-\nsigence",
     "relative_gap": "relative\ngap",
 }
+
+
+def sequences(title: str, found: Mapping[str, Continued]) -> Table:
+    """A row for each record, by what it is called: how good after the last step, what was lost, what it takes."""
+    f1 = common_f1(found.values())
+    heads = ["image\nAUROC", TITLES[f1].replace(" ", "\n"), "AUPRO", "forgetting", "intran-\nsigence", "gap\n%"]
+    rows = []
+    for name, one in found.items():
+        gap = value(one, f1, "relative_gap")
+        cells = [
+            *(value(one, figure, "average").text(".3f") for figure in ("image_auroc", f1, "aupro")),
+            value(one, f1, "forgetting").text("+.3f"),
+            value(one, f1, "intransigence").text("+.3f"),
+            Value(100 * gap.value, 100 * gap.deviation).text("+.1f"),
+            shown(one.inference()),
+            f"{one.training_s:.0f}",
+            f"{one.inference_ms:.1f}",
+            f"{additional_mb(one):.1f}",
+            f1_per_mb(one, f1),
+        ]
+        rows.append([name, *cells])
+    columns = [*heads, "task\nfound", "learning\ns", "ms/img", "MB", "F1\nper MB"]
+    note = (
+        f"After the last step. Forgetting (best value less the last), intransigence and gap are of the {TITLES[f1]}. "
+        "Task found: the share of images that a method took for what they are. ms/img: backbone and score. "
+        "MB: learned, and the images of the replay memory; F1 per MB counts the networks too."
+    )
+    return Table(title, ["", *columns], rows, " ".join([note, *shared_scopes(found)]))
+
+
+def common_f1(every: Iterable[Continued]) -> str:
+    """The F1 that all are spoken of by: of pixels, or of images where one has no other."""
+    return "pixel_f1" if all(one.f1 == "pixel_f1" for one in every) else "image_f1"
+
+
+def additional_mb(one: Continued) -> float:
+    """Everything that is no network."""
+    return (one.memory_bytes["learned"] + one.memory_bytes["replay"]) / 1e6
+
+
+def shared_scopes(found: Mapping[str, Continued]) -> list[str]:
+    """What `scopes` says: once where it is the same for all, else for each by its name."""
+    said = {name: " ".join(scopes(one)) for name, one in found.items()}
+    if len(set(said.values())) == 1:
+        return [words for words in set(said.values()) if words]
+    return [f"{name}: {words}" for name, words in said.items() if words]
 
 
 def continual_tables(continued: Continued) -> list[Table]:

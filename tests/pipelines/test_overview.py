@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from everline.pipelines.continued import Continued
-from everline.pipelines.overview import overview
+from everline.pipelines.overview import overview, overviews
 from everline.pipelines.results import METRICS, Result, TaskResult
 
 
@@ -31,15 +31,19 @@ def test_a_row_has_the_figures_of_every_protocol_and_a_gap_where_it_was_not_run(
     assert (rows[0]["ms/img"], rows[0]["MB"], rows[1]["MB"]) == ("10.00", "2.0", "6.0")
 
 
-def test_a_sequence_has_what_it_kept(sequence: Callable[..., Continued], record: Callable[..., Result]) -> None:
-    table = overview({
+def test_sequences_have_a_table_of_their_own(
+    sequence: Callable[..., Continued], record: Callable[..., Result]
+) -> None:
+    wide, table = overviews({
         ("seq", "padim"): record(sequence().beside(sequence([[0.8] * 3] * 3), None)),
-        ("seq", "lemo"): record(sequence(sequential=False), "single", method="lemo"),
+        ("one-epoch", "padim"): one("online", 0.5),
+        ("apart", "padim"): record(sequence(sequential=False), "single"),
+        ("seq", "lemo"): record(sequence(), method="lemo"),
     })  # fmt: skip
+    assert [row[0] for row in wide.rows] == ["padim"] and len(overviews({("o", "padim"): one("online", 0.5)})) == 1
     heads = [" ".join(head.split()) for head in table.columns]
-    rows = [dict(zip(heads, row, strict=True)) for row in table.rows]
-    assert [rows[0][f"seq {name}"] for name in ("average F1", "forgetting", "relative gap")] == [
-        "0.533", "0.300", "0.333"
-    ]  # fmt: skip
-    assert (rows[1]["seq average F1"], rows[1]["seq forgetting"]) == ("0.533", None)
-    assert rows[0]["seq image AUROC"] == "0.533" and "gap to single models" in table.note
+    rows = {row[0]: dict(zip(heads, row, strict=True)) for row in table.rows}
+    assert list(rows) == ["lemo, seq", "padim, seq", "padim, apart"]
+    shown = [rows["padim, seq"][name] for name in ("image AUROC", "pixel F1", "forgetting", "gap %")]
+    assert shown == ["0.533", "0.533", "+0.300", "+33.3"]
+    assert (rows["padim, apart"]["forgetting"], rows["lemo, seq"]["gap %"]) == (None, None)
