@@ -5,8 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DATA ?= ../shared/data
+SEQUENCE := deeppcb_20085 mtd paper_brg01 paper_flr01 paper_gla01 paper_zpb01
+BESIDE := deeppcb_00041 paper_btn01 paper_fvn01
 
-.PHONY: help setup demo test check format lock results ablations clean
+.PHONY: help setup demo test check format lock results ablations continual continual-networks clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -44,6 +46,27 @@ ablations: setup ## the papers' ablations in docs/results.md anew, on two folder
 	  --markdown docs/results.md --mark lemo
 	$(BIN)/everline bench docs/plans/kng-tables-3-4-5.yaml --data $(DATA)/mtd $(DATA)/deeppcb_20085 --out build/kng --tracking none \
 	  --markdown docs/results.md --mark kng
+
+continual: setup ## products in sequence, in docs/results.md and docs/results-continual.md, frozen features (an hour; goes on)
+	$(BIN)/everline bench docs/plans/continual.yaml --data $(addprefix $(DATA)/,$(SEQUENCE)) --dataset elpv --set size=128 \
+	  --out build/continual --tracking none --markdown docs/results.md --mark continual
+	cd build/continual && for table in \
+	  "table-5-2 single/padim multitask/padim naive/padim-latest class/padim-per-task class/padim-per-task-prior task/padim-per-task naive/padim-averaged naive/padim" \
+	  "coreset single/coreset multitask/coreset naive/coreset replay-300/coreset replay-800/coreset class/coreset-routed" \
+	  "patchcore single/patchcore-ema multitask/patchcore-ema naive/patchcore-ema replay-300/patchcore-ema replay-800/patchcore-ema" \
+	  "lemo single/lemo multitask/lemo naive/lemo replay-300/lemo replay-800/lemo"; do \
+	  set -- $$table; mark=$$1; shift; \
+	  $(CURDIR)/$(BIN)/everline compare $$(printf '%s.json ' $$@) --markdown $(CURDIR)/docs/results-continual.md --mark $$mark || exit 1; done
+
+build/teacher.safetensors:
+	$(BIN)/everline pretrain teacher --images $(addprefix $(DATA)/,$(BESIDE)) --out $@ --width 0.25 --size 128 --steps 1200 --batch 8 --lr 1e-3
+
+continual-networks: setup build/teacher.safetensors ## the same of efficientad and draem (two hours; goes on)
+	$(BIN)/everline bench docs/plans/continual-networks.yaml --data $(addprefix $(DATA)/,$(SEQUENCE)) --set size=128 \
+	  --out build/networks --tracking none --markdown docs/results.md --mark networks
+	cd build/networks && for method in efficientad draem; do \
+	  $(CURDIR)/$(BIN)/everline compare $$(printf "%s/$$method.json " single multitask naive replay-100 replay-300) \
+	  --markdown $(CURDIR)/docs/results-continual.md --mark $$method || exit 1; done
 
 format: setup ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .
