@@ -62,8 +62,8 @@ class Continual(Protocol):
                 raise ConfigError(f"--{name} is of the strategy replay; {self.strategy} has no memory.")
         if self.strategy == "single" and self.scenario not in ("", "task"):
             raise ConfigError("--scenario: a model for each task must know the task (scenario task).")
-        if self.scenario == "task" and self.strategy == "multitask":
-            raise ConfigError("--scenario task: a joint model is told of no tasks; leave it out.")
+        if self.scenario in ("task", "class") and self.strategy == "multitask":
+            raise ConfigError(f"--scenario {self.scenario}: a joint model is told of no tasks; leave it out.")
         if self.joint == "last" and self.strategy != "multitask":
             raise ConfigError("--joint is of the strategy multitask.")
         if self.borders == "hidden" and self.knows == "task" and self.strategy != "single":
@@ -122,6 +122,7 @@ class _Run:
     """One run. Columns are the tasks' places in the order in which they are learned first."""
 
     def __init__(self, protocol: Continual, bench: Bench, tasks: Sequence[Task]) -> None:
+        protocol.check(bench.features.eyes)
         seed = protocol.seed
         self.protocol, self.bench = protocol, bench
         self.tasks = [_short(task, protocol.shots, seed) for task in tasks]
@@ -130,7 +131,6 @@ class _Run:
         self.first = first_steps(self.steps)
         self.columns = list(self.first)
         self.panels = {place: bench.panel(tasks[place].test) for place in self.columns}
-        protocol.check(bench.features.eyes)
 
     def run(self, sink: Sink, journal: Journal | None) -> tuple[list[TaskResult], Continued]:
         """All steps that are not done yet."""

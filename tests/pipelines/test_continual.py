@@ -257,6 +257,7 @@ def test_a_folder_of_another_run_is_refused(products: list[Task], tmp_path: Path
         ({"policy": "herding"}, "--policy is of the strategy replay"),
         ({"strategy": "single", "scenario": "domain"}, "must know the task"),
         ({"strategy": "multitask", "scenario": "task"}, "told of no tasks"),
+        ({"strategy": "multitask", "scenario": "class"}, "told of no tasks"),
         ({"joint": "last"}, "--joint is of the strategy multitask"),
         ({"borders": "hidden", "scenario": "task"}, "cannot be asked by task"),
         ({"blend": 0.2}, "give --borders hidden"),
