@@ -7,7 +7,10 @@ from .results import Result
 from .succession import REFERENCES, beside_others
 
 APART = ("strategy", "memory", "policy", "scenario", "joint")  # options in which a reference may be another
-OF_MANY = {"padim": ("form",), "coreset": ("form",)}  # parameters that say nothing where a model learns a single task
+OF_MANY = {
+    "padim": ("form",),
+    "coreset": ("form",),
+}  # parameters that say nothing of who knows of one task, or of none, as single and joint models do
 
 
 def with_references(results: Sequence[Result]) -> list[Result]:
@@ -30,8 +33,7 @@ def _completed(result: Result, results: Sequence[Result]) -> Result:
 
 def _reference(result: Result, results: Sequence[Result], strategy: str) -> Result | None:
     """The record of a strategy that belongs to a result; with the very same parameters, if there is such."""
-    apart = ((), OF_MANY.get(result.method, ())) if strategy == "single" else ((),)
-    for names in apart:
+    for names in ((), OF_MANY.get(result.method, ())):
         for other in results:
             wanted = other.options.get("strategy") == strategy and other.options.get("joint", "each") == "each"
             if wanted and _asked(other, names) == _asked(result, names):

@@ -133,6 +133,14 @@ def test_joint_models_of_the_last_step_alone_are_no_reference(
     assert naive.continued == sequence()
 
 
+def test_a_joint_padim_counts_for_every_form_too(sequence: Sequence, record: Callable[..., Result]) -> None:
+    """It is told of no tasks, so its form says nothing."""
+    naive = record(sequence(), "naive", params={"form": "each"}, method="padim")
+    joint = record(sequence(JOINT), "multitask", params={"form": "one"}, method="padim")
+    completed = with_references([naive, joint])[0].continued
+    assert completed is not None and completed.joint == sequence(JOINT).matrix
+
+
 def test_a_single_padim_counts_for_every_way_to_keep_products_apart(
     sequence: Sequence, record: Callable[..., Result]
 ) -> None:
