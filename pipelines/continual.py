@@ -122,7 +122,8 @@ class _Run:
     """One run. Columns are the tasks' places in the order in which they are learned first."""
 
     def __init__(self, protocol: Continual, bench: Bench, tasks: Sequence[Task]) -> None:
-        protocol.check(bench.features.eyes)
+        self.detector = bench.make()  # never learns; `features.eyes` may be another method's, which sees as this one
+        protocol.check(self.detector)
         seed = protocol.seed
         self.protocol, self.bench = protocol, bench
         self.tasks = [_short(task, protocol.shots, seed) for task in tasks]
@@ -168,7 +169,7 @@ class _Run:
         return stack.enter_context(memory)
 
     def _strategy(self, memory: ReplayMemory | None) -> Strategy:
-        protocol, traits = self.protocol, self.bench.features.eyes.traits
+        protocol, traits = self.protocol, self.detector.traits
         lessons = Lessons(
             self.bench,
             protocol.seed,
@@ -211,7 +212,7 @@ class _Run:
             for name in FIGURES:
                 row[name].append(figures[name])
         progress.rows.append(row)
-        if strategy.sequential and self.protocol.knows != "task" and self.bench.features.eyes.infers_tasks:
+        if strategy.sequential and self.protocol.knows != "task" and self.detector.infers_tasks:
             progress.inferred.append(inferred)
 
     def _judged(self, learner: Detector, place: int, number: int) -> Judged:
@@ -234,9 +235,10 @@ class _Run:
         """Costs, and where the memory stands."""
         learners = list(strategy.learners().values())
         one = learners[0].network_bytes if learners else 0
-        own = one * len(learners) if self.bench.features.eyes.traits.end_to_end else one
+        trains = self.detector.traits.end_to_end
+        own = one * len(learners) if trains else one
         states = sum(learner.state().nbytes for learner in learners)
-        inside = own if self.bench.features.eyes.traits.end_to_end else 0
+        inside = own if trains else 0
         replayed = 0 if memory is None else memory.nbytes
         progress.bytes = {"networks": own, "learned": states - inside, "replay": replayed}
         progress.memory = None if memory is None else memory.checkpoint()
@@ -262,7 +264,7 @@ class _Run:
                     metrics=rows[-1],
                     curve=[{"images": images, **row} for images, row in zip(learned, rows, strict=True)],
                     ms_per_image=self.bench.times(),
-                    state_bytes=progress.bytes["networks"] * self.bench.features.eyes.traits.end_to_end
+                    state_bytes=progress.bytes["networks"] * self.detector.traits.end_to_end
                     + progress.bytes["learned"],
                 )
             )

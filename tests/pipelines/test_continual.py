@@ -19,7 +19,7 @@ from everline.pipelines.continual import Continual
 from everline.pipelines.continued import FIGURES, Continued
 from everline.pipelines.datasets import Task, read_folder
 from everline.pipelines.journal import Journal
-from everline.pipelines.judging import Judged
+from everline.pipelines.judging import Features, Judged
 from everline.pipelines.results import METRICS
 from everline.pipelines.view import View
 from everline.platform.selection import POLICIES
@@ -283,6 +283,14 @@ def test_the_task_found_out_is_measured(products: list[Task]) -> None:
     assert np.isnan(found.inferred[0][1:]).all()
     assert not Continual(scenario="task").run_all(maker, products)[1].inferred
     assert not run(products).inferred
+
+
+def test_features_of_another_method_lend_it_their_eyes_alone(products: list[Task]) -> None:
+    """A bench shares features between all methods that see alike; traits are the learner's own."""
+    shared = Features(make, again=True)
+    maker = partial(build, "padim", **SMALL, form="per-task")
+    apart, lent = (Continual(scenario="class").run_all(maker, products, features=f)[1] for f in (None, shared))
+    assert lent.inferred == apart.inferred and lent.matrix == apart.matrix
 
 
 def test_what_was_learned_first_is_forgotten_by_who_keeps_the_latest_only(products: list[Task]) -> None:
