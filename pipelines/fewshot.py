@@ -76,7 +76,7 @@ class FewShot(PerTask):
     ) -> tuple[TaskResult, Judged]:
         """As in Protocol; the judgement returned is that with learning, `sink` gets the other as `offline`."""
         bench = Bench(make, told, features, self.keep, self.crop)
-        self.check(bench.features.eyes)
+        self.check(bench.make())
         shots, stream = self.stream(task)
         panel = bench.panel(stream, ["/".join(one.path.parts[-3:]) for one in stream])
         bench.embed([*(Sample(path, False, "good") for path in shots), *stream])
