@@ -61,12 +61,12 @@ continual: setup ## products in sequence, in docs/results.md and docs/results-co
 build/teacher.safetensors:
 	$(BIN)/everline pretrain teacher --images $(addprefix $(DATA)/,$(BESIDE)) --out $@ --width 0.25 --size 128 --steps 1200 --batch 8 --lr 1e-3
 
-continual-networks: setup build/teacher.safetensors ## the same of efficientad and draem (two hours; goes on)
-	$(BIN)/everline bench docs/plans/continual-networks.yaml --data $(addprefix $(DATA)/,$(SEQUENCE)) --set size=128 \
-	  --out build/networks --tracking none --markdown docs/results.md --mark networks
-	cd build/networks && for method in efficientad draem; do \
-	  $(CURDIR)/$(BIN)/everline compare $$(printf "%s/$$method.json " single multitask naive replay-100 replay-300) \
-	  --markdown $(CURDIR)/docs/results-continual.md --mark $$method || exit 1; done
+continual-networks: setup build/teacher.safetensors ## the same of efficientad and draem, six folders (two hours; goes on)
+	for method in efficientad draem; do \
+	  $(BIN)/everline bench docs/plans/continual-$$method.yaml --data $(addprefix $(DATA)/,$(SEQUENCE)) --set size=128 \
+	    --out build/$$method --tracking none --markdown docs/results.md --mark $$method && \
+	  $(BIN)/everline compare $$(printf "build/$$method/%s/$$method.json " single multitask naive replay-100 replay-300) \
+	    --markdown docs/results-continual.md --mark $$method || exit 1; done
 
 format: setup ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .
