@@ -17,6 +17,7 @@ from torch import Tensor
 from .adam import Adam, fill
 from .detector import Detector, Learned, Scores, Traits
 from .errors import ConfigError, WeightsError
+from .moments import under
 from .params import param
 from .pdn import MODELS, PDN, Autoencoder, drawn, grid, scaled, unfilled
 from .teacher import HOW, Teacher
@@ -239,10 +240,10 @@ class EfficientAD(Detector):
         if not tensors:
             return
         with torch.inference_mode(False):
-            teacher = Teacher.of(self.model, self.width, _under(tensors, "teacher."), self.device)
+            teacher = Teacher.of(self.model, self.width, under(tensors, "teacher."), self.device)
             nets = self._open(teacher)
-            fill(nets.adam.params, _under(tensors, "weights."), "weights")
-            nets.adam.load(_under(tensors, "adam."))
+            fill(nets.adam.params, under(tensors, "weights."), "weights")
+            nets.adam.load(under(tensors, "adam."))
             fill({"ring": self._ring, **({"pictures": self._pictures} if self.fresh else {})}, tensors, "state")
         self._filled, self._next, held, self._looks = tensors["ring.place"].tolist()
         if not (0 <= self._filled <= RING and 0 <= self._next < RING and self._looks >= 0):
@@ -294,7 +295,3 @@ def jittered(images: Tensor, rng: torch.Generator) -> Tensor:
         towards = (torch.zeros_like(one), grey.mean(), grey)[kind]
         out.append((towards + factor * (one - towards)).clamp(0, 255))
     return torch.stack(out)
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

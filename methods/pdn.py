@@ -115,10 +115,9 @@ def drawn(net: Net, rng: torch.Generator) -> Net:
     for conv in net.modules():
         if isinstance(conv, nn.Conv2d):
             bound = 1 / math.sqrt(conv.weight[0].numel())
-            with torch.no_grad():
-                conv.weight.uniform_(-bound, bound, generator=rng)
-                if conv.bias is not None:
-                    conv.bias.uniform_(-bound, bound, generator=rng)
+            with torch.no_grad():  # drawn on the CPU, where the generator is, wherever the network stands
+                for own in conv.parameters():
+                    own.copy_(torch.empty(own.shape).uniform_(-bound, bound, generator=rng))
     return net
 
 

@@ -51,8 +51,8 @@ def bench(
     """Run every method of a PLAN under every protocol of it: one table, and one result record each, to compare.
 
     An image goes through the backbone once for all of them. Stopped, it goes on where it was: what is under --out
-    and was made by the same method, parameters and options stays (so after a change of the code, or of --threads,
-    name another --out). A small plan file:
+    and was made by the same method, parameters and options stays (so after a change of the code, of a weights
+    file or of --threads, name another --out). A small plan file:
 
     \b
     methods:
@@ -98,7 +98,7 @@ def run_plan(plan: Plan, tasks: Sequence[Task], parts: Parts) -> None:
             if not parts.has_all(names, trial, tasks):
                 who = " ".join(names)
                 told, features = partial(_told, bars, now, who), _features(trial, shared, room)
-                found, continued = trial.on_all(tasks, told, features=features, work=parts.steps(names))
+                found, continued = trial.on_all(tasks, told, features=features, work=parts.steps(names, trial))
                 write_result(trial.result(found, continued=continued), parts.whole(names))
                 parts.forget_steps(names)
                 _say(f"{who}: average F1 {continued.measures[continued.f1]['average']:.3f}")

@@ -14,12 +14,12 @@ from ..methods.detector import Detector
 from ..methods.errors import ConfigError
 from ..methods.params import check, param, table
 from ..platform.replay import ReplayMemory
-from ..platform.selection import POLICIES
+from ..platform.selection import MAX_CAPACITY, POLICIES
 from .continued import FIGURES, Continued
 from .course import Protocol, Sink, draw, nowhere
 from .datasets import Sample, Task
 from .journal import Journal, Progress
-from .judging import Bench, Features, Judged, Make, Panel, Told, untold
+from .judging import Bench, Features, Judged, Make, Told, untold
 from .results import METRICS, TaskResult
 from .sequence import Step, first_steps, order_of, steps_of
 from .strategies import Lessons, Multitask, Sequential, Single, Strategy, images_of
@@ -38,7 +38,7 @@ class Continual(Protocol):
     """
 
     strategy: str = param("naive", "how the steps are learned", choices=STRATEGIES)
-    memory: int = param(0, f"of replay: images in the memory; 0: {MEMORY}", low=0, high=10**7, unit="images")
+    memory: int = param(0, f"of replay: images in the memory; 0: {MEMORY}", low=0, high=MAX_CAPACITY, unit="images")
     policy: str = param("", "of replay: which images the memory keeps; empty: reservoir", choices=("", *POLICIES))
     scenario: str = param("", "what is known when judging; empty: domain, of single task", choices=("", *SCENARIOS))
     borders: str = param("told", "whether the learner is told when a task begins", choices=("told", "hidden"))
@@ -79,6 +79,13 @@ class Continual(Protocol):
     def check(self, detector: Detector) -> None:
         """As in Protocol: a class-incremental one must say which task an image is of."""
         super().check(detector)
+        if self.strategy == "replay" and detector.infers_tasks:
+            raise ConfigError(
+                f"{detector.name}: with these parameters it keeps its tasks apart; what is replayed would be learned as "
+                "the task at hand. Its strategy is naive."
+            )
+        if (self.epochs or self.batch) and not detector.learns_per_image:
+            raise ConfigError(f"{detector.name}: it takes a step's images in one call, without --epochs and --batch.")
         if self.knows == "class" and not detector.infers_tasks:
             raise ConfigError(
                 f"{detector.name}: with these parameters it does not find out the task (scenario class)."
@@ -135,14 +142,19 @@ class _Run:
 
     def run(self, sink: Sink, journal: Journal | None) -> tuple[list[TaskResult], Continued]:
         """All steps that are not done yet."""
-        progress = Progress() if journal is None else journal.read()
         with ExitStack() as stack:
+            if journal is not None:
+                stack.enter_context(journal.held())
+            progress = Progress() if journal is None else journal.read()
             memory = self._memory(stack, journal, progress)
             strategy = self._strategy(memory)
             if journal is not None and progress.done:
                 strategy.take_over(progress.done - 1, journal.learners(progress, self.bench.make))
                 self._set_clocks(progress)
             self._embed(progress.done < len(self.steps))
+            if progress.done == len(self.steps) and sink is not nowhere:  # they were not kept
+                for place in self.columns:
+                    self._last(strategy, place, sink)
             for number in range(progress.done, len(self.steps)):
                 strategy.learn(number, self.steps[number])
                 self._judge(strategy, number, progress, sink)
@@ -153,7 +165,7 @@ class _Run:
 
     def name(self, step: Step) -> str:
         """What a step's task is called."""
-        return "+".join(self.tasks[place].name for place in step.tasks)
+        return "+".join(self.tasks[place].name for place in sorted(step.tasks))
 
     def told_as(self, place: int, number: int) -> str | None:
         """By which name a learner that is told names has learned a task last, up to a step; None: not yet."""
@@ -214,6 +226,11 @@ class _Run:
         progress.rows.append(row)
         if strategy.sequential and self.protocol.knows != "task" and self.detector.infers_tasks:
             progress.inferred.append(inferred)
+
+    def _last(self, strategy: Strategy, place: int, sink: Sink) -> None:
+        learner, _ = strategy.judge_of(place)
+        if learner is not None and learner.ready:
+            sink(self.tasks[place].name, self._judged(learner, place, len(self.steps) - 1))
 
     def _judged(self, learner: Detector, place: int, number: int) -> Judged:
         task = self.told_as(place, number) if self.protocol.knows == "task" else None
@@ -279,7 +296,7 @@ class _Run:
             steps=[[self.tasks[place].name for place in step.tasks] for step in self.steps],
             first=[self.first[place] for place in self.columns],
             matrix={name: [row[name] for row in progress.rows] for name in FIGURES},
-            chance=_columns([_chance(self.panels[place]) for place in self.columns]),
+            chance=_columns([self._chance(place) for place in self.columns]),
             memory_bytes=progress.bytes,
             training_s=self.bench.clock.spent.get("learn", (0.0, 0))[0],
             inference_ms=times["backbone"] + times["score"],
@@ -287,17 +304,19 @@ class _Run:
             seed=self.protocol.seed,
         )
 
+    def _chance(self, place: int) -> dict[str, float]:
+        """The figures of a score that is the same everywhere; none where a task's images begin in a step before."""
+        if self.protocol.blend:
+            return dict.fromkeys(FIGURES, math.nan)
+        panel = self.panels[place]
+        flat = np.zeros(len(panel.samples), np.float32)
+        maps = None if panel.masks is None else np.zeros(panel.masks.shape, np.float32)
+        return Judged(panel.names, flat, panel.labels, maps, panel.masks).figures(FIGURES)
+
 
 def _short(task: Task, shots: int, seed: int) -> Task:
     """A task with so many of its training images at most."""
     return replace(task, train=tuple(draw(task, shots, seed)[0])) if 0 < shots < len(task.train) else task
-
-
-def _chance(panel: Panel) -> dict[str, float]:
-    """The figures of a score that is the same everywhere."""
-    flat = np.zeros(len(panel.samples), np.float32)
-    maps = None if panel.masks is None else np.zeros(panel.masks.shape, np.float32)
-    return Judged(panel.names, flat, panel.labels, maps, panel.masks).figures(FIGURES)
 
 
 def _columns(rows: Sequence[dict[str, float]]) -> dict[str, list[float]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..methods.errors import UnknownName
 from ..methods.registry import METHODS
 from .console import ERR, json_option, progress, teller
+from .course import nowhere
 from .datasets import Task
 from .drift import KINDS
 from .files import Whole
@@ -152,10 +153,9 @@ def run(
     if trial.together:
 
         def keep(name: str, judged: Judged) -> None:
-            if arrays:
-                append_arrays(arrays, named_arrays(name, judged))
+            append_arrays(arrays or Path(), named_arrays(name, judged))
 
-        return run_together(trial, tasks, keep, dataset, references, work)
+        return run_together(trial, tasks, keep if arrays else nowhere, dataset, references, work)
     done = []
     with progress() as bars:
         for task in tasks:

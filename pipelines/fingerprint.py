@@ -10,9 +10,9 @@ from .datasets import Task
 
 def fingerprint(task: Task) -> str:
     """A checksum of a task's images and masks and of what they are to it, wherever they lie."""
-    rows = [["train", path.name, _digest(path)] for path in task.train]
+    rows = [["train", path.name, digest(path)] for path in task.train]
     for sample in task.test:
-        rows.append([sample.kind, sample.path.name, _digest(sample.path), *(_digest(mask) for mask in sample.masks)])
+        rows.append([sample.kind, sample.path.name, digest(sample.path), *(digest(mask) for mask in sample.masks)])
     return checksum(json.dumps(rows))
 
 
@@ -21,7 +21,8 @@ def checksum(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """sha256 of a file. Raises DataError."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,20 +5,25 @@ FOLDER/step-N/NAME.*         every learner after the step that progress.json spe
 FOLDER/memory/               the replay memory
 """
 
-import hashlib
 import json
+import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..methods.detector import Detector
 from ..methods.errors import ConfigError, DataError, StoreError
+from ..platform.log import locked
 from ..platform.statefiles import load_state, save_state
 from .files import Whole
+from .fingerprint import checksum
 
 MAX_BYTES = 2**28
+LEARNER = re.compile(r"learner|model-[0-9]{1,9}")
 Rows = list[dict[str, list[float]]]  # for each step, by figure: a value for each column
 
 
@@ -47,6 +52,15 @@ class Journal:
         """Where the replay memory lies."""
         return self.folder / "memory"
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While a run is at work in it. Raises SecondWriter where another one is."""
+        lock = locked(self.folder)
+        try:
+            yield
+        finally:
+            os.close(lock)
+
     def read(self) -> Progress:
         """Where it stands; a fresh start where nothing is there, and its remains are removed.
 
@@ -60,7 +74,10 @@ class Journal:
             if file.stat().st_size > MAX_BYTES:
                 raise DataError(f"{file}: larger than {MAX_BYTES:,} bytes.")
             plain = json.loads(file.read_text("utf-8"))
-            key, progress = plain["asked"], Progress(**plain["progress"])
+            key, said = plain["asked"], plain["progress"]
+            if checksum(said) != plain["sha256"]:
+                raise DataError(f"{file}: the checksum does not match; remove {self.folder} and begin anew.")
+            progress = Progress(**json.loads(said))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{file}: not the progress of a run: {error!r}") from error
         if key != self._key:
@@ -73,6 +90,8 @@ class Journal:
         """The learners after the last step that was finished. Raises Corrupt, StateError."""
         found = {}
         for name in progress.learners:
+            if not LEARNER.fullmatch(name):
+                raise DataError(f"{self.folder}: a learner is called {name!r}; that is none of ours.")
             found[name] = make()
             found[name].load_state(load_state(self._step(progress.done), name, name))
         return found
@@ -89,12 +108,15 @@ class Journal:
             raise StoreError(f"{step}: the state could not be written: {error}") from error
         progress.learners = list(learners)
         with Whole(self.folder / "progress.json") as half:
-            half.write_text(json.dumps({"asked": self._key, "progress": asdict(progress)}), "utf-8")
-        shutil.rmtree(self._step(progress.done - 1), ignore_errors=True)
+            said = json.dumps(asdict(progress))
+            half.write_text(json.dumps({"asked": self._key, "progress": said, "sha256": checksum(said)}), "utf-8")
+        for other in self.folder.glob("step-*"):
+            if other != step:
+                shutil.rmtree(other, ignore_errors=True)
 
     def _step(self, number: int) -> Path:
         return self.folder / f"step-{number}"
 
     @property
     def _key(self) -> str:
-        return hashlib.sha256(json.dumps(dict(self.asked), sort_keys=True).encode()).hexdigest()
+        return checksum(json.dumps(dict(self.asked), sort_keys=True))

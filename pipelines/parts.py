@@ -55,13 +55,13 @@ class Parts:
         """Where the record of a sequence is kept; no task's file has this name, in which `+` becomes %2B."""
         return self.out / names[0] / names[1] / "+.json"
 
-    def steps(self, names: Names) -> Path:
-        """Where the finished steps of a sequence are kept while it runs."""
-        return self.whole(names).with_suffix("")
+    def steps(self, names: Names, trial: Trial) -> Path:
+        """Where the finished steps of a sequence are kept while it runs; other settings have another place."""
+        return self.whole(names).with_suffix("") / checksum(_made_by(trial.result([])))[:16]
 
     def forget_steps(self, names: Names) -> None:
         """A sequence is done, and its record written."""
-        shutil.rmtree(self.steps(names), ignore_errors=True)
+        shutil.rmtree(self.whole(names).with_suffix(""), ignore_errors=True)
 
     def has(self, names: Names, trial: Trial, task: Task) -> bool:
         """Whether a task's part is there and is this trial's. What is another's, or no record, is made anew."""

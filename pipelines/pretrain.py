@@ -290,6 +290,6 @@ def _resume(distiller: Distiller, part: Path, settings: dict[str, Any], steps: i
         if losses.shape != (steps,) or losses.dtype != torch.float64:
             raise ValueError(f"losses must be float64 ({steps},)")
         distiller.load(tensors)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise StoreError(f"{part}: cannot be gone on with ({error}); remove it to begin anew.") from error
     return losses

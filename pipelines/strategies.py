@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..methods import routing
 from ..methods.detector import Detector
 from ..platform.replay import ReplayMemory
 from .judging import Bench
@@ -130,8 +131,8 @@ class Single(Strategy):
         self.latest: set[int] = set()
 
     def learn(self, number: int, step: Step) -> None:
-        self.latest = set(step.tasks)
-        for place in step.tasks:
+        self.latest = {place for place, _ in step.images}  # at a blended border not those of the step alone
+        for place in sorted(self.latest):
             learner = self.models.setdefault(place, self.lessons.bench.make())
             self.lessons.teach(learner, [shot for shot in step.images if shot[0] == place], number)
 
@@ -182,11 +183,8 @@ def described(features: Tensor) -> NDArray[np.float32]:
     The mean over positions of what a backbone gave; of an image itself, a picture of 8 x 8.
     """
     if features.is_floating_point():
-        found = features.flatten(2).mean(2)[0]
-    else:
-        found = F.adaptive_avg_pool2d(features.float() / 255, 8)[0].flatten()
-    described: NDArray[np.float32] = found.cpu().numpy()
-    return described
+        return np.asarray(routing.described(features)[0].cpu().numpy())
+    return np.asarray(F.adaptive_avg_pool2d(features.float() / 255, 8)[0].flatten().cpu().numpy())
 
 
 def images_of(steps: Sequence[Step]) -> Iterator[Path]:

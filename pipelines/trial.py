@@ -16,7 +16,7 @@ from .continued import Continued
 from .course import PerTask, Protocol, Sink, nowhere
 from .datasets import Task
 from .drift import Drift
-from .fingerprint import fingerprint
+from .fingerprint import digest, fingerprint
 from .journal import Journal
 from .judging import Features, Make, Told
 from .protocols import PROTOCOLS
@@ -81,7 +81,8 @@ class Trial:
         runs = [one for one in self.runs if isinstance(one, Continual)]
         asked = {"protocol": self.protocol, "params": self.detector.params, "options": self.runs[0].options}
         if work is not None:
-            asked |= {"images": [fingerprint(task) for task in tasks], "everline": __version__}
+            files = {name: digest(Path(value)) for name, value in self.detector.params.items() if _is_file(value)}
+            asked |= {"images": [fingerprint(task) for task in tasks], "files": files, "everline": __version__}
 
         def journal(seed: int) -> Journal | None:
             name = f"{runs[0].strategy}-seed{seed}"
@@ -113,6 +114,11 @@ class Trial:
             dataset=dataset,
             continued=continued,
         )
+
+
+def _is_file(value: Any) -> bool:
+    """Whether a parameter names a file, such as weights: what is in it decides the figures too."""
+    return isinstance(value, str) and len(value) < 4096 and Path(value).is_file()
 
 
 def own_options(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,11 @@ import pytest
 import torch
 from everline.methods import metrics
 from everline.methods.detector import Detector, Learned, Scores
-from everline.methods.errors import ConfigError, DataError
+from everline.methods.errors import ConfigError, DataError, SecondWriter
 from everline.methods.padim import PaDiM
 from everline.methods.registry import METHODS, build
 from everline.methods.smcc import SMCC
+from everline.pipelines import journal as module
 from everline.pipelines.continual import Continual
 from everline.pipelines.continued import FIGURES, Continued
 from everline.pipelines.datasets import Task, read_folder
@@ -156,7 +157,7 @@ def test_the_scenario_says_whether_a_judge_knows_the_task(
     assert found.scenario == ("domain" if not options else "task")
 
 
-def test_a_model_for_each_task_is_what_the_protocol_offline_makes(products: list[Task]) -> None:
+def test_a_model_for_each_task_is_the_one_of_a_sequence_of_that_task_alone(products: list[Task]) -> None:
     found = run(products, strategy="single")
     for column, task in enumerate(products):
         alone = run([task])
@@ -201,6 +202,38 @@ def test_a_block_is_one_step(products: list[Task], watched: type[Watched]) -> No
     assert {task for task, _ in watched.learned} == {"+".join(found.steps[0]), "product2"}
 
 
+def test_single_models_learn_what_a_blended_border_moves_into_another_step(
+    products: list[Task], watched: type[Watched]
+) -> None:
+    run(products, watched, strategy="single", borders="hidden", blend=0.5)
+    known = features_of(products)
+    assert len({known[one][1] for _, calls in watched.learned for one in calls}) == 21
+
+
+def test_nothing_comes_before_a_blended_border(products: list[Task]) -> None:
+    assert np.isnan(run(products, borders="hidden", blend=0.3).measures["aupro"]["forward_transfer"])
+    assert np.isfinite(run(products, borders="hidden").measures["aupro"]["forward_transfer"])
+
+
+def test_who_keeps_tasks_apart_is_given_none_to_replay() -> None:
+    apart = PaDiM(**SMALL, form="per-task")
+    with pytest.raises(ConfigError, match="keeps its tasks apart"):
+        Continual(strategy="replay").check(apart)
+
+
+def test_epochs_for_who_takes_all_at_once_are_refused() -> None:
+    at_once = SMCC(size=64, weights="none", epochs=1)
+    for option in ({"epochs": 2}, {"batch": 2}):
+        with pytest.raises(ConfigError, match="without --epochs and --batch"):
+            Continual(**option).check(at_once)
+
+
+def test_a_block_that_returns_is_the_same_task(products: list[Task], watched: type[Watched]) -> None:
+    run(products, watched, block=2, order="0,1,2,0,1,0")
+    names = list(dict.fromkeys(task for task, _ in watched.learned))
+    assert names == ["product0+product1", "product0+product2"]
+
+
 class Stop(Exception):
     """As if the process had been killed."""
 
@@ -231,6 +264,61 @@ def test_killed_and_resumed_it_gives_the_same_matrix(products: list[Task], tmp_p
     assert [task.metrics["image_auroc"] for task in tasks] == straight.matrix["image_auroc"][-1]
 
 
+@pytest.mark.parametrize("policy", ["herding", "hardest"])
+@pytest.mark.parametrize("when", ["save_state", "Whole"])
+def test_a_kill_between_two_writes_is_survived(
+    products: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str, when: str
+) -> None:
+    """In the middle of a run without borders, after the states are written or just before the progress is."""
+    options: dict[str, Any] = {"strategy": "replay", "memory": 5, "policy": policy, "borders": "hidden", "epochs": 2}
+    maker, kept, calls = partial(build, "coreset", **SMALL), Journal(tmp_path, {}), []
+    real = getattr(module, when)
+
+    def dying(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            if when == "save_state":
+                real(*args)
+            raise Stop
+        return real(*args)
+
+    monkeypatch.setattr(module, when, dying)
+    with pytest.raises(Stop):
+        Continual(**options).run_all(maker, products, journal=kept)
+    monkeypatch.undo()
+    resumed = Continual(**options).run_all(maker, products, journal=kept)[1]
+    assert resumed.matrix == Continual(**options).run_all(maker, products)[1].matrix
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-3"]
+
+
+def test_a_network_that_was_trained_goes_on_with_its_epochs(products: list[Task], tmp_path: Path) -> None:
+    options: dict[str, Any] = {"strategy": "replay", "memory": 3, "epochs": 2, "batch": 3}
+    maker, kept = partial(build, "efficientad", **small("efficientad"), fresh=2), Journal(tmp_path, {})
+
+    def told(stage: str, done: int, of: int) -> None:
+        if stage == "learn, step 2" and done > 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        Continual(**options).run_all(maker, products[:2], told, journal=kept)
+    resumed = Continual(**options).run_all(maker, products[:2], journal=kept)[1]
+    assert resumed.matrix == Continual(**options).run_all(maker, products[:2])[1].matrix
+
+
+def test_one_folder_is_one_run_s_at_a_time(products: list[Task], tmp_path: Path) -> None:
+    kept = Journal(tmp_path, {})
+    with kept.held(), pytest.raises(SecondWriter):
+        run(products[:1], journal=kept)
+    run(products[:1], journal=kept)
+
+
+def test_a_finished_run_still_gives_its_last_judgements(products: list[Task], tmp_path: Path) -> None:
+    kept, taken = Journal(tmp_path, {}), {}
+    found = run(products, journal=kept)
+    Continual().run_all(make, products, sink=lambda name, judged: taken.update({name: judged}), journal=kept)
+    assert [judged.figures(FIGURES)["aupro"] for judged in taken.values()] == found.matrix["aupro"][-1]
+
+
 @pytest.mark.parametrize("strategy", ["naive", "single", "multitask"])
 def test_every_strategy_goes_on_where_it_was(products: list[Task], tmp_path: Path, strategy: str) -> None:
     kept = Journal(tmp_path, {})
@@ -244,7 +332,11 @@ def test_a_folder_of_another_run_is_refused(products: list[Task], tmp_path: Path
     run(products[:1], journal=Journal(tmp_path, {"seed": 0}))
     with pytest.raises(ConfigError, match="other settings"):
         run(products[:1], journal=Journal(tmp_path, {"seed": 1}))
-    (tmp_path / "progress.json").write_text("{}")
+    file = tmp_path / "progress.json"
+    file.write_text(file.read_text().replace("0.", "1.", 1))
+    with pytest.raises(DataError, match="checksum"):
+        run(products[:1], journal=Journal(tmp_path, {"seed": 0}))
+    file.write_text("{}")
     with pytest.raises(DataError, match="not the progress"):
         run(products[:1], journal=Journal(tmp_path, {"seed": 0}))
 
