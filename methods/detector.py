@@ -196,7 +196,8 @@ class Detector(ABC):
             rng = tensors.pop("rng")
             self._reset()
             self.task, self.tasks = _tasks(meta)
-            self._unpack({k: t.clone().to(self.device) for k, t in tensors.items()})
+            with torch.inference_mode(False):  # or nothing could learn in place later
+                self._unpack({k: t.clone().to(self.device) for k, t in tensors.items()})
             strange = self._pack().keys() ^ tensors.keys()
             if strange:
                 raise KeyError(", ".join(sorted(strange)))

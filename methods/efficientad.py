@@ -238,12 +238,11 @@ class EfficientAD(Detector):
     def _unpack(self, tensors: dict[str, Tensor]) -> None:
         if not tensors:
             return
-        with torch.inference_mode(False):
-            teacher = Teacher.of(self.model, self.width, _under(tensors, "teacher."), self.device)
-            nets = self._open(teacher)
-            fill(nets.adam.params, _under(tensors, "weights."), "weights")
-            nets.adam.load(_under(tensors, "adam."))
-            fill({"ring": self._ring, **({"pictures": self._pictures} if self.fresh else {})}, tensors, "state")
+        teacher = Teacher.of(self.model, self.width, _under(tensors, "teacher."), self.device)
+        nets = self._open(teacher)
+        fill(nets.adam.params, _under(tensors, "weights."), "weights")
+        nets.adam.load(_under(tensors, "adam."))
+        fill({"ring": self._ring, **({"pictures": self._pictures} if self.fresh else {})}, tensors, "state")
         self._filled, self._next, held, self._looks = tensors["ring.place"].tolist()
         if not (0 <= self._filled <= RING and 0 <= self._next < RING and self._looks >= 0):
             raise ValueError(f"ring.place must lie within {RING} rows, got {self._filled}, {self._next}")
