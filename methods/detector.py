@@ -6,9 +6,9 @@
 
 Where the product changes and someone knows it, `begin_task` says so; a method may keep its products apart.
 
-A method subclasses `Detector` (or `FeatureDetector`, in front of which stands a frozen backbone), is a
-keyword-only dataclass whose fields are its parameters, and fills in `_score`, `_learn`, `_pack` and
-`_unpack`. Letters in shapes: B images, C channels, h x w the feature grid, S the side of the input image.
+A method subclasses `FeatureDetector`, in front of which stands a frozen backbone, or `ImageDetector`, which trains
+networks of its own; it is a keyword-only dataclass whose fields are its parameters, and fills in `_score`, `_learn`,
+`_pack` and `_unpack`. Letters in shapes: B images, C channels, h x w the feature grid, S the side of the input image.
 """
 
 from abc import ABC, abstractmethod
@@ -196,7 +196,8 @@ class Detector(ABC):
             rng = tensors.pop("rng")
             self._reset()
             self.task, self.tasks = _tasks(meta)
-            self._unpack({k: t.clone().to(self.device) for k, t in tensors.items()})
+            with torch.inference_mode(False):  # or nothing could learn in place later
+                self._unpack({k: t.clone().to(self.device) for k, t in tensors.items()})
             strange = self._pack().keys() ^ tensors.keys()
             if strange:
                 raise KeyError(", ".join(sorted(strange)))
@@ -284,6 +285,27 @@ class FeatureDetector(Detector):
         """Patch anomalies (B, h, w) -> smoothed full-size maps and their maxima."""
         maps = Upsampler.shared(tuple(patches.shape[1:]), self.size, self.sigma)(patches)
         return Scores(image=maps.amax(dim=(1, 2)), maps=maps)
+
+
+@dataclass(kw_only=True, eq=False)
+class ImageDetector(Detector):
+    """A detector that trains networks of its own: `embed` gives the images as they are, uint8 (B, 3, S, S)."""
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The images themselves, uint8 RGB (B, 3, S, S). Raises ConfigError for anything else."""
+        self._check(images)
+        return images
+
+    @property
+    def embedding(self) -> tuple[Any, ...]:
+        """Images of a size, nothing else."""
+        return ("images", self.size, self.device)
+
+    def _check(self, features: Tensor) -> None:
+        if features.dtype != torch.uint8 or features.shape[1:] != (3, self.size, self.size):
+            want = f"uint8 (B, 3, {self.size}, {self.size})"
+            raise ConfigError(f"{self.name}: expected images {want}, got {features.dtype} {tuple(features.shape)}.")
+        super()._check(features)
 
 
 def _check_device(who: str, device: str) -> None:

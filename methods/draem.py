@@ -6,15 +6,16 @@ detection" (arXiv 2108.07610). Letters: I image, A texture, M mask, I_a spoilt i
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from scipy.signal.windows import gaussian
 from torch import Tensor
 
+from .adam import Adam, fill
 from .augment import augment
-from .detector import Detector, Learned, Scores, Traits
+from .detector import ImageDetector, Learned, Scores, Traits
 from .draem_nets import MULTIPLE, SMALLEST, Networks
 from .errors import ConfigError
 from .params import param
@@ -26,7 +27,7 @@ GAMMA = 2.0  # of the focal loss
 
 
 @dataclass(kw_only=True, eq=False)
-class Draem(Detector):
+class Draem(ImageDetector):
     """Discriminatively trained reconstruction embedding: each call of `learn` is one step of Adam on its images.
 
     The paper's: both networks (69.0 and 28.4 million parameters at width 1), masks of Perlin noise above 0.5, half
@@ -72,30 +73,14 @@ class Draem(Detector):
                 f"{self.name}: filter must be odd and at most the size ({self.size}), got {self.filter}."
             )
 
-    def embed(self, images: Tensor) -> Tensor:
-        """uint8 RGB (B, 3, S, S), as it is. Raises ConfigError for anything else."""
-        self._check(images)
-        return images
-
-    @property
-    def embedding(self) -> tuple[Any, ...]:
-        """Images of this size."""
-        return ("images", self.size)
-
     @property
     def network_bytes(self) -> int:
         """Of both networks, batch-norm statistics included; Adam's moments would come to twice that."""
         return _bytes(self.width)
 
-    def _check(self, features: Tensor) -> None:
-        if features.dtype != torch.uint8 or features.shape[1:] != (3, self.size, self.size):
-            want = f"uint8 (B, 3, {self.size}, {self.size})"
-            raise ConfigError(f"{self.name}: expected images {want}, got {features.dtype} {tuple(features.shape)}.")
-        super()._check(features)
-
     def _reset(self) -> None:
         self._networks: Networks | None = None  # made with the first image: their values come from the seed alone
-        self._adam: torch.optim.Adam | None = None
+        self._adam: Adam | None = None
 
     # -- scoring
 
@@ -126,7 +111,7 @@ class Draem(Detector):
 
     def _begin(self, networks: Networks) -> None:
         self._networks = networks
-        self._adam = torch.optim.Adam(networks.parameters(), lr=self.lr, fused=True)
+        self._adam = Adam(dict(networks.named_parameters()), self.lr)
 
     def _spoil(self, images: Tensor, textures: Source) -> tuple[Tensor, Tensor]:
         """float32 (B, 3, S, S) -> I_a of the same shape, and M, bool (B, S, S)."""
@@ -142,38 +127,27 @@ class Draem(Detector):
             "ssim": 1 - ssim(painted, images),
             "focal": focal(logits, masks),
         }
-        torch.stack(list(losses.values())).sum().backward()
-        self._adam.step()
-        self._adam.zero_grad()  # gives the gradients' memory back
+        self._adam.step(
+            torch.autograd.grad(torch.stack(list(losses.values())).sum(), list(self._adam.params.values()))
+        )
         return {name: float(loss.detach()) for name, loss in losses.items()}
 
     # -- state
 
     def _pack(self) -> dict[str, Tensor]:
-        if self._networks is None or self._adam is None or not self._adam.state:
+        if self._networks is None or self._adam is None:
             return {}
-        out = {f"networks.{name}": tensor for name, tensor in self._networks.state_dict().items()}
-        for name, parameter in self._networks.named_parameters():
-            known = self._adam.state[parameter]
-            out |= {f"first.{name}": known["exp_avg"], f"second.{name}": known["exp_avg_sq"]}
-            out["steps"] = known["step"]
-        return out
+        networks = {f"networks.{name}": tensor for name, tensor in self._networks.state_dict().items()}
+        return networks | {f"adam.{name}": tensor for name, tensor in self._adam.tensors().items()}
 
     def _unpack(self, tensors: dict[str, Tensor]) -> None:
         if not tensors:
             return
         networks = Networks.empty(self.width, self.device)
-        for name, own in networks.state_dict().items():
-            _copy(own, tensors, f"networks.{name}")
+        fill({f"networks.{name}": own for name, own in networks.state_dict().items()}, tensors, "state")
         self._begin(networks)
         assert self._adam is not None
-        steps = torch.zeros((), dtype=torch.float32)
-        _copy(steps, tensors, "steps")
-        for name, parameter in networks.named_parameters():
-            first, second = torch.zeros_like(parameter), torch.zeros_like(parameter)
-            _copy(first, tensors, f"first.{name}")
-            _copy(second, tensors, f"second.{name}")
-            self._adam.state[parameter] = {"step": steps.clone(), "exp_avg": first, "exp_avg_sq": second}
+        self._adam.load({name.removeprefix("adam."): t for name, t in tensors.items() if name.startswith("adam.")})
 
 
 def spoil(image: Tensor, textures: Source, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -225,11 +199,3 @@ def _window(size: int) -> Tensor:
 def _bytes(width: float) -> int:
     with torch.device("meta"):
         return sum(t.numel() * t.element_size() for t in Networks(width).state_dict().values())
-
-
-def _copy(own: Tensor, tensors: dict[str, Tensor], key: str) -> None:
-    """Fills a tensor of the networks or of Adam with one of the state, held to its shape and type."""
-    value = tensors[key]
-    if value.shape != own.shape or value.dtype != own.dtype:
-        raise ValueError(f"{key} is {value.dtype} {tuple(value.shape)}, expected {own.dtype} {tuple(own.shape)}")
-    own.copy_(value)

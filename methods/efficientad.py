@@ -8,15 +8,15 @@ teacher was made from, C channels of the teacher, g = S/4 the side of the grid.
 import math
 import zlib
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .adam import Adam, fill
-from .detector import Detector, Learned, Scores, Traits
-from .errors import ConfigError, WeightsError
+from .detector import ImageDetector, Learned, Scores, Traits
+from .errors import WeightsError
 from .moments import under
 from .params import param
 from .pdn import MODELS, PDN, Autoencoder, drawn, grid, scaled, unfilled
@@ -32,7 +32,7 @@ POSITIONS = 256  # of the grid, that are kept of each of them
 
 
 @dataclass(kw_only=True, eq=False)
-class EfficientAD(Detector):
+class EfficientAD(ImageDetector):
     """Student against teacher (where a patch looks odd) and against autoencoder (where the whole does).
 
     The paper's: both networks, the loss of hard features, the penalty on pictures of the teacher's pretraining, the
@@ -81,28 +81,12 @@ class EfficientAD(Detector):
         low=0, high=RING,
     )  # fmt: skip
 
-    def embed(self, images: Tensor) -> Tensor:
-        """The images themselves, uint8 RGB (B, 3, S, S). Raises ConfigError."""
-        self._check(images)
-        return images
-
-    @property
-    def embedding(self) -> tuple[Any, ...]:
-        """Images of a size, nothing else."""
-        return ("images", self.size, self.device)
-
     @property
     def network_bytes(self) -> int:
         """Of teacher, student and autoencoder. Raises WeightsError."""
         of = self._nets or Nets.of(self._find_teacher(), self)
         found = (of.teacher.net, of.student, of.autoencoder)
         return sum(t.numel() * t.element_size() for net in found for t in net.state_dict().values())
-
-    def _check(self, features: Tensor) -> None:
-        if features.dtype != torch.uint8 or features.shape[1:] != (3, self.size, self.size):
-            want, got = f"uint8 (B, 3, {self.size}, {self.size})", f"{features.dtype} {tuple(features.shape)}"
-            raise ConfigError(f"{self.name}: expected images {want}, got {got}.")
-        super()._check(features)
 
     # -- setting up
 
@@ -239,12 +223,11 @@ class EfficientAD(Detector):
     def _unpack(self, tensors: dict[str, Tensor]) -> None:
         if not tensors:
             return
-        with torch.inference_mode(False):
-            teacher = Teacher.of(self.model, self.width, under(tensors, "teacher."), self.device)
-            nets = self._open(teacher)
-            fill(nets.adam.params, under(tensors, "weights."), "weights")
-            nets.adam.load(under(tensors, "adam."))
-            fill({"ring": self._ring, **({"pictures": self._pictures} if self.fresh else {})}, tensors, "state")
+        teacher = Teacher.of(self.model, self.width, under(tensors, "teacher."), self.device)
+        nets = self._open(teacher)
+        fill(nets.adam.params, under(tensors, "weights."), "weights")
+        nets.adam.load(under(tensors, "adam."))
+        fill({"ring": self._ring, **({"pictures": self._pictures} if self.fresh else {})}, tensors, "state")
         self._filled, self._next, held, self._looks = tensors["ring.place"].tolist()
         if not (0 <= self._filled <= RING and 0 <= self._next < RING and self._looks >= 0):
             raise ValueError(f"ring.place must lie within {RING} rows, got {self._filled}, {self._next}")

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .adam import Adam, fill
 from .detector import FeatureDetector, Learned, Scores
 from .errors import ConfigError
 from .moments import Moments, whitening
 from .params import param
 
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam, as its authors give them
 KMEANS_STEPS = 10
 
 
@@ -80,10 +80,9 @@ class LeMO(FeatureDetector):
 
     def _reset(self) -> None:
         self._learned: dict[str, Tensor] = {}  # projector (D, C+3), prototypes (K, D)
-        self._adam: dict[str, Tensor] = {}  # first and second moment of each trained tensor
+        self._adam = Adam({}, self.lr, self.weight_decay)  # of those that are trained
         self._moments: Moments | None = None
         self._whitening: tuple[Tensor, Tensor] | None = None  # mean (C,), matrix (C, C)
-        self._steps = 0  # images learned by Adam
         self._due = 1  # the image at which to whiten anew
 
     @property
@@ -136,15 +135,12 @@ class LeMO(FeatureDetector):
         x = self._inputs(image)[0]
         if not self._learned:
             self._begin(x)
-        self._steps += 1
         leaves = {k: t.detach().requires_grad_(k in self._trained) for k, t in self._learned.items()}
         distance = torch.cdist(x @ leaves["projector"].T, leaves["prototypes"])
         loss = anonce(distance, self.positives, self.margin, self.temperature)
         if self.attraction:
             loss = loss + self.attraction * F.relu(distance.amin(1) - self.margin).mean()
-        gradients = torch.autograd.grad(loss, [leaves[k] for k in self._trained])
-        for name, gradient in zip(self._trained, gradients, strict=True):
-            self._descend(name, gradient)
+        self._adam.step(torch.autograd.grad(loss, [leaves[k] for k in self._trained]))
         if self.update == "F":
             self._regroup(x @ self._learned["projector"].T)
         return float(loss.detach())
@@ -155,20 +151,11 @@ class LeMO(FeatureDetector):
             return
         self._moments = self._moments or Moments(1, image.shape[1], image.device)
         self._moments.add(image.flatten(2).mT)
-        if self._steps + 1 >= self._due:
+        number = self._adam.steps + 1  # one step an image
+        if number >= self._due:
             matrix = whitening(self._moments.covariance()[0], self.shrinkage)
             self._whitening = self._moments.mean()[0].float(), matrix.float()
-            self._due = math.ceil(self.refresh * (self._steps + 1))
-
-    def _descend(self, name: str, gradient: Tensor) -> None:
-        """One step of Adam (Kingma and Ba, algorithm 1) with the weight decay in the gradient, as torch has it."""
-        value, (b1, b2) = self._learned[name], BETAS
-        gradient = gradient + self.weight_decay * value
-        first = self._adam[f"{name}.first"].lerp(gradient, 1 - b1)
-        second = self._adam[f"{name}.second"].lerp(gradient.square(), 1 - b2)
-        self._adam |= {f"{name}.first": first, f"{name}.second": second}
-        scale = (second / (1 - b2**self._steps)).sqrt() + EPSILON
-        self._learned[name] = value - self.lr / (1 - b1**self._steps) * first / scale
+            self._due = math.ceil(self.refresh * number)
 
     def _begin(self, x: Tensor) -> None:
         """Draws projector and prototypes; x: (N, C+3), the first image."""
@@ -185,9 +172,12 @@ class LeMO(FeatureDetector):
             prototypes = torch.rand(k, dim, generator=self._rng)
         else:
             prototypes = orthogonal(k, dim, self._rng)
-        self._learned = {"projector": projector, "prototypes": prototypes.to(x.device)}
-        both = ("first", "second")
-        self._adam = {f"{n}.{which}": torch.zeros_like(self._learned[n]) for n in self._trained for which in both}
+        self._start({"projector": projector, "prototypes": prototypes.to(x.device)})
+
+    def _start(self, learned: dict[str, Tensor]) -> None:
+        """Takes over tensors, of which Adam steps those that are trained in place."""
+        self._learned = learned
+        self._adam = Adam({name: learned[name] for name in self._trained}, self.lr, self.weight_decay)
 
     def _regroup(self, z: Tensor) -> None:
         """The feature-enhanced update: prototypes become the centroids of balanced groups. z: (N, D)."""
@@ -201,22 +191,26 @@ class LeMO(FeatureDetector):
     def _pack(self) -> dict[str, Tensor]:
         if not self._learned:
             return {}
-        out = {**self._learned, **{f"adam.{k}": t for k, t in self._adam.items()}}
-        out["steps"] = torch.tensor([self._steps, self._due])
+        out = {**self._learned, **self._adam_moments()}
+        out["steps"] = torch.tensor([self._adam.steps, self._due])
         if self._moments is not None and self._whitening is not None:
             out |= {f"moments.{k}": t for k, t in self._moments.tensors().items()}
             out["whitening.mean"], out["whitening.matrix"] = self._whitening
         return out
+
+    def _adam_moments(self) -> dict[str, Tensor]:
+        """By their names in a state."""
+        both = self._adam.moments.items()
+        return {f"adam.{name}.{kind}": t for kind, found in both for name, t in found.items()}
 
     def _unpack(self, tensors: dict[str, Tensor]) -> None:
         if not tensors:
             return
         width = tensors["projector"].shape[1]
         shapes = {"projector": (self.dim or width - 1, width), "prototypes": (self.prototypes, self.dim or width - 1)}
-        self._learned = {k: _shaped(tensors, k, shape) for k, shape in shapes.items()}
-        both = ("first", "second")
-        self._adam = {f"{n}.{w}": _shaped(tensors, f"adam.{n}.{w}", shapes[n]) for n in self._trained for w in both}
-        self._steps, self._due = tensors["steps"].tolist()
+        self._start({k: _shaped(tensors, k, shape) for k, shape in shapes.items()})
+        fill(self._adam_moments(), tensors, "Adam")
+        self._adam.steps, self._due = tensors["steps"].tolist()
         if self.whiten:
             c = width - 3
             self._moments = Moments.of({k[8:]: t for k, t in tensors.items() if k.startswith("moments.")})

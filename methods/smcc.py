@@ -12,12 +12,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .adam import Adam, fill
 from .detector import FeatureDetector, Learned, Scores
 from .errors import ConfigError
 from .mixture import Mixture, begin, coreset, improve, seeds
 from .params import param
 
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam, as its authors give them
 _RIDGE = 1e-2  # share of the mean variance added to every variance of the mixture
 _EM_STEPS = 30
 _PRIME = 1_000_003  # keeps the chances of different seeds apart
@@ -85,10 +85,14 @@ class SMCC(FeatureDetector):
         self._grid = (0, 0)  # until the first image fixes it
         self._mixture: Mixture | None = None
         self._known: Tensor | None = None  # the projected memory, made when scoring
-        self._seen = self._used = self._steps = 0  # images, taken rows of the coreset, steps of Adam
+        self._seen = self._used = 0  # images, taken rows of the coreset
         self._due = 1  # the image at which to fit the mixture anew
-        # projectors and moments of Adam: never written to, only replaced, so that they may share memory
-        self._weight = self._chosen = self._first = self._second = torch.empty(0)
+        self._start(torch.empty(0))
+
+    @property
+    def _weight(self) -> Tensor:
+        """The projector (C, C) as it is now."""
+        return self._adam.params["projector"]
 
     # -- scoring
 
@@ -153,8 +157,7 @@ class SMCC(FeatureDetector):
         training = torch.cat([images[i : i + 9] for i in range(1, len(images), 10)]) if len(images) > 1 else held
         terms = self._epochs(training, held)
         self._seen = max(len(features), self.bank)  # every slot of the memory is filled
-        self._weight, self._steps = self._chosen, 0
-        self._first = self._second = torch.zeros_like(self._first)  # they belong to the last epoch
+        self._start(self._chosen)  # without the moments of Adam, which belong to the last epoch
         return terms
 
     def _epochs(self, training: Tensor, held: Tensor) -> list[Terms]:
@@ -174,7 +177,7 @@ class SMCC(FeatureDetector):
             terms = [self._step(training[rows.to(training.device)].flatten(0, 1)) for rows in order.split(self.bank)]
             worth = self._worth(self._weight, self._bank, contrast)
             if worth > best:
-                best, self._chosen = worth, self._weight
+                best, self._chosen = worth, self._weight.clone()
         return terms
 
     def _duel(self, patches: Tensor) -> None:
@@ -182,7 +185,7 @@ class SMCC(FeatureDetector):
         contrast = [(patches, self._shuffled(patches))]
         worth = [self._worth(turn, self._filled, contrast) for turn in (self._chosen, self._weight)]
         if worth[1] > worth[0]:
-            self._chosen = self._weight
+            self._chosen = self._weight.clone()
 
     def _worth(self, turn: Tensor, bank: Tensor, contrast: Sequence[tuple[Tensor, Tensor]]) -> float:
         """How well a projector tells normal patches (N, C) from shuffled ones, mean over images."""
@@ -230,18 +233,8 @@ class SMCC(FeatureDetector):
         assert self._mixture is not None  # fitted at the first image
         near, gap, slope = losses(patches @ self._weight.T, self._mixture.means.float(), self.apart)
         if self.lr:
-            self._descend(slope.T @ patches)
+            self._adam.step([slope.T @ patches])
         return near, gap
-
-    def _descend(self, gradient: Tensor) -> None:
-        """One step of Adam, weight decay as part of the gradient."""
-        b1, b2 = BETAS
-        gradient = gradient + self.weight_decay * self._weight
-        self._steps += 1
-        self._first = self._first.lerp(gradient, 1 - b1)
-        self._second = self._second.lerp(gradient.square(), 1 - b2)
-        scale = (self._second / (1 - b2**self._steps)).sqrt() + EPSILON
-        self._weight = self._weight - self.lr / (1 - b1**self._steps) * self._first / scale
 
     def _report(self, images: int, terms: Sequence[Terms]) -> Learned:
         near = sum(one[0] for one in terms) / len(terms) if terms else math.nan
@@ -260,8 +253,12 @@ class SMCC(FeatureDetector):
         self._bank = torch.zeros(self.bank, drawn, channels, device=device)
         self._points = torch.zeros(self.coreset + max(self.coreset // 4, drawn), channels, device=device)
         self._gamma = torch.zeros(len(self._points), dtype=torch.float64, device=device)
-        self._weight = self._chosen = torch.eye(channels, device=device)
-        self._first = self._second = torch.zeros(channels, channels, device=device)
+        self._start(torch.eye(channels, device=device))
+
+    def _start(self, projector: Tensor) -> None:
+        """The one that scores, and a copy of it that Adam steps in place."""
+        self._chosen = projector
+        self._adam = Adam({"projector": projector.clone()}, self.lr, self.weight_decay)
 
     def _same_shape(self, features: Tensor) -> None:
         want = (len(self._weight), *self._grid)
@@ -273,7 +270,7 @@ class SMCC(FeatureDetector):
             return {}
         return {
             "grid": torch.tensor(self._grid),
-            "counts": torch.tensor([self._seen, self._used, self._steps, self._due]),
+            "counts": torch.tensor([self._seen, self._used, self._adam.steps, self._due]),
             "bank": self._bank,
             "coreset.points": self._points,
             "coreset.gamma": self._gamma,
@@ -282,8 +279,7 @@ class SMCC(FeatureDetector):
             "mixture.covariances": self._mixture.covariances,
             "projector": self._weight,
             "projector.chosen": self._chosen,
-            "adam.first": self._first,
-            "adam.second": self._second,
+            **{f"adam.{kind}": moments["projector"] for kind, moments in self._adam.moments.items()},
         }
 
     def _unpack(self, tensors: dict[str, Tensor]) -> None:
@@ -293,17 +289,12 @@ class SMCC(FeatureDetector):
         channels, k = len(tensors["projector"]), self.centers
         self._open(torch.empty(1, channels, height, width, device=tensors["projector"].device))
         spread = (k, channels, channels) if self.covariance == "full" else (k, channels)
-        self._mixture = Mixture(*(torch.zeros(shape, dtype=torch.float64) for shape in ((k,), (k, channels), spread)))
-        for name, mine in self._pack().items():
-            if tensors[name].shape != mine.shape or tensors[name].dtype != mine.dtype:
-                raise ValueError(f"{name} must be {mine.dtype} {tuple(mine.shape)}")
-        self._seen, self._used, self._steps, self._due = tensors["counts"].tolist()
+        shapes = ((k,), (k, channels), spread)
+        self._mixture = Mixture(*(torch.zeros(s, dtype=torch.float64, device=self.device) for s in shapes))
+        fill(self._pack(), tensors, "state")
+        self._seen, self._used, self._adam.steps, self._due = tensors["counts"].tolist()
         if not 0 < self._used <= len(self._points) or self._seen < 1:
             raise ValueError("the counts refer to rows that are not there")
-        self._mixture = Mixture(*(tensors[f"mixture.{part}"] for part in ("weights", "means", "covariances")))
-        self._bank, self._points, self._gamma = tensors["bank"], tensors["coreset.points"], tensors["coreset.gamma"]
-        self._weight, self._chosen = tensors["projector"], tensors["projector.chosen"]
-        self._first, self._second = tensors["adam.first"], tensors["adam.second"]
 
 
 def mean_nearest(queries: Tensor, known: Tensor, k: int) -> Tensor:

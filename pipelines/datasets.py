@@ -9,7 +9,7 @@ Everything is sorted by name, so that an order depends on the names and a seed a
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -200,6 +200,32 @@ def folder_images(folder: Path) -> list[Path]:
         return []
     files = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
     return sorted((p for p in files if p.is_file()), key=lambda p: p.name)
+
+
+def images_below(folders: Iterable[Path]) -> list[Path]:
+    """The images in these folders and in all within them: folder by folder, sorted, each once, links resolved.
+
+    Hidden files and folders are none. Raises DataError for a folder that is missing, has no images or cannot be read.
+    """
+    found: dict[Path, None] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: there is no such folder.")
+        mine = [image.resolve() for image in _below(folder)]
+        if not mine:
+            looked = f"looked for {', '.join(SUFFIXES)}"
+            raise DataError(f"{folder}: no images in it or below ({looked}); found {seen(folder)}.")
+        found |= dict.fromkeys(mine)
+    return list(found)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    def unreadable(error: OSError) -> None:
+        raise DataError(f"{error.filename}: the folder cannot be read ({error.strerror}).") from error
+
+    for here, inner, _ in os.walk(folder, onerror=unreadable):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        yield from folder_images(Path(here))
 
 
 def folders_in(folder: Path) -> list[str]:

@@ -49,6 +49,20 @@ class ManyValues(click.Command):
         return super().parse_args(ctx, spread(args, self.many))
 
 
+class ManyImages(ManyValues):
+    """`--images A B C`; see `images_option`."""
+
+    many = ("--images",)
+
+
+def images_option(help_: str) -> Callable[[Command], Command]:
+    """Adds --images, folders that `images_below` searches, to a command of the class ManyImages."""
+    return click.option(
+        "--images", "folders", multiple=True, required=True, type=click.Path(path_type=Path), metavar="DIR...",
+        help=help_,
+    )  # fmt: skip
+
+
 def spread(args: Sequence[str], many: Sequence[str]) -> list[str]:
     """`--data A B --seed 1` -> `--data A --data B --seed 1`, for the options in `many`.
 

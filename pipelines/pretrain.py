@@ -1,4 +1,4 @@
-"""`everline pretrain teacher`: distils a backbone into the teacher that EfficientAD needs."""
+"""`everline pretrain`; its `teacher` distils a backbone into the teacher that EfficientAD needs."""
 
 import hashlib
 import json
@@ -19,14 +19,15 @@ from torch import Tensor
 
 from ..methods.backbones import BACKBONES
 from ..methods.distil import Distiller, Recipe, drawing, halved
-from ..methods.errors import ConfigError, DataError, ImageError, StoreError
+from ..methods.errors import ConfigError, StoreError
 from ..methods.pdn import MODELS
 from ..methods.teacher import MAX_PICTURES
-from ..platform.images import prepare
 from .console import ERR, OUT, progress, teller
-from .datasets import folder_images, seen
+from .datasets import images_below
 from .files import Whole
-from .options import ManyValues
+from .options import ManyImages, images_option
+from .textures import textures
+from .view import View
 
 SAVE_EVERY = 200  # steps between two writings of what is unfinished
 FIRST = 256  # images by which the backbone's features are normalised
@@ -34,12 +35,6 @@ LAST = 2000  # images over which the teacher's outputs are normalised, at most
 AVERAGED = 20  # steps whose mean is the loss at start and at end
 FORMAT = "everline-unfinished-teacher-1"
 Told = Callable[[str, int, int], None]
-
-
-class ManyImages(ManyValues):
-    """`--images A B C`."""
-
-    many = ("--images",)
 
 
 @dataclass(frozen=True)
@@ -52,22 +47,23 @@ class Job:
     batch: int
     threads: int
 
+    def picture(self, file: Path) -> Tensor:
+        """uint8 (3, 2S, 2S), as the backbone sees it. Raises DataError for a file that is no image."""
+        return View(2 * self.size).picture(file)
+
 
 @click.group()
 def pretrain() -> None:
-    """Make networks that methods need and nobody hands out."""
+    """Make the files that methods start from, out of pictures that you have."""
+
+
+pretrain.add_command(textures)
 
 
 @pretrain.command(cls=ManyImages)
-@click.option(
-    "--images",
-    "folders",
-    multiple=True,
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR...",
-    help="Folders of images, searched with all folders below them. Many kinds of things make a good teacher; "
-    "defects do no harm.",
+@images_option(
+    "Folders of images, searched with all folders below them. Many kinds of things make a good teacher; defects do no "
+    "harm."
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The teacher file to make (safetensors).")
 @click.option(
@@ -131,7 +127,7 @@ def teacher(
         raise ConfigError(f"--out {out}: it is there already; name another file, or remove it.")
     _check_device(recipe["device"])
     torch.set_num_threads(threads)
-    files = gather_images(folders)
+    files = images_below(folders)
     job = Job(Recipe(**recipe), size, steps, batch, threads)
     with progress() as shown:
         start, end = make(job, files, out, keep, teller(shown, "teacher"))
@@ -150,20 +146,6 @@ def _check_device(device: str) -> None:
         raise ConfigError(f"--device {device}: torch cannot compute there ({str(error).splitlines()[0]}).") from error
 
 
-def gather_images(folders: Sequence[Path]) -> list[Path]:
-    """All images in these folders and below, sorted, each once. Raises DataError for none, or no folder."""
-    found: dict[Path, None] = {}
-    for folder in folders:
-        if not folder.is_dir():
-            raise DataError(f"--images {folder}: there is no such folder.")
-        below = sorted(p for p in (folder, *folder.rglob("*")) if p.is_dir())
-        mine = [file for one in below for file in folder_images(one)]
-        if not mine:
-            raise DataError(f"--images {folder}: no images in it or below; found {seen(folder)}.")
-        found |= dict.fromkeys(file.resolve() for file in mine)
-    return list(found)
-
-
 def make(job: Job, files: Sequence[Path], out: Path, keep: int, told: Told) -> tuple[float, float]:
     """Trains, writes `out`, and removes OUT.part. Returns the loss at start and at end."""
     part = out.with_name(f"{out.name}.part")
@@ -175,7 +157,7 @@ def make(job: Job, files: Sequence[Path], out: Path, keep: int, told: Told) -> t
         _begin(distiller, job, files, told)
     _train(distiller, job, files, losses, lambda: _save(distiller, part, settings, losses), told)
     made = {"backbone": job.recipe.backbone, "steps": str(job.steps), "images": str(len(files))}
-    kept = [halved(picture(file, 2 * job.size)[None]) for file in _some(files, keep)]
+    kept = [halved(job.picture(file)[None]) for file in _some(files, keep)]
     pictures = torch.cat(kept) if kept else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
     found = distiller.teacher(_batches(_some(files, LAST), job, told, "normalising"), pictures, made)
     with Whole(out) as half:
@@ -188,7 +170,7 @@ def make(job: Job, files: Sequence[Path], out: Path, keep: int, told: Told) -> t
 def _begin(distiller: Distiller, job: Job, files: Sequence[Path], told: Told) -> None:
     """Reads every image once, so that a bad one does not come up after hours; then the features of some."""
     for number, file in enumerate(files):
-        picture(file, 2 * job.size)
+        job.picture(file)
         told("checking images", number + 1, len(files))
     distiller.begin(_batches(_some(files, FIRST), job, told, "looking at features"))
 
@@ -201,7 +183,7 @@ def _train(
         while distiller.steps < job.steps:
             now = distiller.steps
             chosen = drawing(now, job.batch, len(files), job.recipe.seed)
-            losses[now] = distiller.step(torch.stack([picture(files[n], 2 * job.size) for n in chosen]))
+            losses[now] = distiller.step(torch.stack([job.picture(files[n]) for n in chosen]))
             told("training", now + 1, job.steps)
             if stopped.is_set() or distiller.steps % SAVE_EVERY == 0 or distiller.steps == job.steps:
                 save()
@@ -229,14 +211,6 @@ def _stop() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def picture(file: Path, size: int) -> Tensor:
-    """uint8 (3, size, size). Raises DataError for a file that is no image."""
-    try:
-        return prepare(file.read_bytes(), size)
-    except (OSError, ImageError) as error:
-        raise DataError(f"{file}: {error} Remove the file, or move it elsewhere.") from error
-
-
 def _some(files: Sequence[Path], most: int) -> list[Path]:
     """At most so many, spread evenly."""
     count = min(most, len(files))
@@ -245,7 +219,7 @@ def _some(files: Sequence[Path], most: int) -> list[Path]:
 
 def _batches(files: Sequence[Path], job: Job, told: Told, stage: str) -> Iterator[Tensor]:
     for start in range(0, len(files), job.batch):
-        some = [picture(file, 2 * job.size) for file in files[start : start + job.batch]]
+        some = [job.picture(file) for file in files[start : start + job.batch]]
         yield torch.stack(some)
         told(stage, start + len(some), len(files))
 

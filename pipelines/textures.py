@@ -1,7 +1,6 @@
 """`everline pretrain textures`: packs a folder of pictures into the file that a method draws textures from."""
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -10,64 +9,40 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ..methods.errors import ConfigError, DataError
+from ..methods.errors import ConfigError
 from ..methods.textures import MAX_BYTES, SIDES
 from .console import progress
-from .datasets import SUFFIXES, folder_images
+from .datasets import images_below
 from .files import Whole
-from .options import spread
+from .options import ManyImages, images_option
 from .view import View
 
 
-class _ManyImages(click.Command):
-    """--images takes all words up to the next option."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, spread(args, ["--images"]))
-
-
-@click.command(cls=_ManyImages)
-@click.option(
-    "--images",
-    "folders",
-    multiple=True,
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR...",
-    help="Folders of pictures, such as the Describable Textures Dataset; folders within them too.",
-)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The safetensors file to write.")
+@click.command(cls=ManyImages)
+@images_option("Folders of pictures, such as the Describable Textures Dataset, searched with all folders below them.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The texture file to make (safetensors).")
 @click.option("--size", type=click.IntRange(*SIDES), default=256, show_default=True, help="Side, in pixels.")
 @click.option(
-    "--most", type=click.IntRange(min=1), default=1000, show_default=True, help="Of more pictures, these many by lot."
+    "--most",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Pictures to pack; of more, a lot decides.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the lot.")
 def textures(folders: tuple[Path, ...], out: Path, size: int, most: int, seed: int) -> None:
-    """Pack pictures into one file that draem takes as --set textures=FILE.
+    """Pack pictures into the textures of the method draem.
 
     Each is resized to a square. 1000 of 256 pixels are 197 MB, which is what a process that trains needs for them.
+    What to do with the file then: everline evaluate PROTOCOL --method draem --set textures=OUT --data DIR.
     """
     if out.is_dir():
         raise ConfigError(f"--out: {out} is a folder; name a file.")
-    files = lot(list(dict.fromkeys(path for folder in folders for path in pictures_in(folder))), most, seed)
+    files = lot(images_below(folders), most, seed)
     packed = pack(files, size)
     with Whole(out) as half:
         half.write_bytes(save({"pictures": packed}))
     click.echo(f"{out}: {len(packed)} pictures of {size} x {size}.", err=True)
-
-
-def pictures_in(folder: Path) -> Iterator[Path]:
-    """Image files in a folder and in all folders within it, sorted, no hidden ones. Raises DataError for none."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder.")
-    found = False
-    for here, inner, _ in os.walk(folder):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        for path in folder_images(Path(here)):
-            found = True
-            yield path
-    if not found:
-        raise DataError(f"{folder}: no images in it or below (looked for {', '.join(SUFFIXES)}).")
 
 
 def lot(files: Sequence[Path], most: int, seed: int) -> list[Path]:
@@ -84,9 +59,10 @@ def pack(files: Sequence[Path], size: int) -> Tensor:
     if len(files) > fit:
         raise ConfigError(f"--most must be at most {fit} with --size {size}, or the file is larger than is read back.")
     packed = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
+    view = View(size)
     with progress() as bars:
         bar = bars.add_task("textures", total=len(files))
         for n, path in enumerate(files):
-            packed[n] = View(size).picture(path)
+            packed[n] = view.picture(path)
             bars.advance(bar)
     return packed

@@ -29,6 +29,22 @@ def test_steps_are_torchs() -> None:
         torch.testing.assert_close(value, want)
 
 
+@pytest.mark.parametrize("decay", [0.0, 5e-4])
+def test_rounds_as_it_always_did(decay: float) -> None:
+    """States of years ago go on bit for bit only while each of these operations rounds on its own."""
+    adam, value = Adam(start(), 0.01, decay), start()["a"]
+    first = second = torch.zeros(3, 4)
+    for step in range(20):
+        slope = slopes(step)[0] + decay * value
+        first, second = first.lerp(slope, 1 - 0.9), second.lerp(slope.square(), 1 - 0.999)
+        scale = (second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
+        value = value - 0.01 / (1 - 0.9 ** (step + 1)) * first / scale
+        adam.step(slopes(step))
+    assert torch.equal(adam.params["a"], value)
+    assert torch.equal(adam.first["a"], first)
+    assert torch.equal(adam.second["a"], second)
+
+
 def test_goes_on_bit_for_bit() -> None:
     whole, half = (Adam(start(), lr=0.01) for _ in range(2))
     for step in range(4):

@@ -176,12 +176,12 @@ def test_one_call_is_one_step_of_adam_on_the_sum_of_the_losses() -> None:
     detector = small()
     learned = detector.learn(images(4, 1))
     tensors = detector.state().tensors
-    assert float(tensors["steps"]) == 1 and learned.images == 4
+    assert float(tensors["adam.steps"]) == 1 and learned.images == 4
     assert learned.loss == pytest.approx(sum(learned.detail[name] for name in ("l2", "ssim", "focal")))
     begun = Networks.empty(0.03, "cpu").draw(rng()).state_dict()
     name = "reconstructive.last.weight"
-    gradient = tensors[f"first.{name}"] / 0.1  # after one step, Adam's first moment is a tenth of it
-    assert torch.allclose(tensors[f"second.{name}"], gradient**2 / 1000, rtol=1e-4)
+    gradient = tensors[f"adam.first.{name}"] / 0.1  # after one step, Adam's first moment is a tenth of it
+    assert torch.allclose(tensors[f"adam.second.{name}"], gradient**2 / 1000, rtol=1e-4)
     step = begun[name] - tensors[f"networks.{name}"]
     assert torch.allclose(step, 1e-3 * gradient.sign(), atol=1e-5)
 
@@ -199,7 +199,7 @@ def test_it_finds_a_defect_that_it_never_saw_after_hundreds_of_batches() -> None
     seen = images(200, 1)
     for step in range(165):
         if step == 150 and detector._adam is not None:
-            detector._adam.param_groups[0]["lr"] = 0.0  # so that batch norm's statistics catch up with the weights
+            detector._adam.lr = 0.0  # so that batch norm's statistics catch up with the weights
         detector.learn(seen[torch.randperm(200, generator=order)[:4]])
     good, bad = detector.score(images(10, 11)).image, detector.score(images(10, 12, defect=True)).image
     assert float((bad[:, None] > good[None]).float().mean()) >= 0.9
@@ -249,9 +249,9 @@ def test_tensors_of_another_type_are_refused() -> None:
     detector = small()
     detector.learn(images(1, 1))
     state = detector.state()
-    name = "second.discriminative.last.bias"
+    name = "adam.second.discriminative.last.bias"
     state.tensors[name] = state.tensors[name].double()
-    with pytest.raises(StateError, match=r"discriminative\.last\.bias is torch\.float64"):
+    with pytest.raises(StateError, match=r"discriminative\.last\.bias must be torch\.float32.*got torch\.float64"):
         small().load_state(state)
 
 

@@ -254,7 +254,7 @@ def test_shuffled_patches_keep_each_channel_and_lose_their_company() -> None:
 def test_a_ruined_projector_is_not_chosen() -> None:
     detector = taught(4, lr=1e-6)
     chosen = detector._chosen
-    detector._weight = torch.zeros(C, C)
+    detector._weight.zero_()
     detector.learn(images(1, seed=3))
     assert torch.equal(detector._chosen, chosen) and not detector._weight.diagonal().sum() > 1
 

@@ -175,9 +175,16 @@ def test_it_says_why_figures_are_left_out(tmp_path: Path, write_disc: Callable[.
     assert "[bare]: no masks: pixel figures are left out." in said(tmp_path, [bare], TWO)
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(n for n, one in METHODS.items() if not one.traits.end_to_end))
 def test_detectors_share_features_only_of_one_size_and_backbone(name: str) -> None:
     small = {"size": 64, "weights": "none"}
     assert build(name, **small).embedding == build(name, **small, seed=3).embedding
     assert build(name, **small).embedding != build(name, size=96, weights="none").embedding
     assert build(name, **small).embedding != build(name, **small, strides=[8]).embedding
+
+
+def test_methods_that_learn_from_images_share_them_where_they_are_of_one_size() -> None:
+    names = [name for name, one in METHODS.items() if one.traits.end_to_end]
+    assert len({build(name, size=64, seed=seed).embedding for name in names for seed in (0, 3)}) == 1
+    assert len({build(name, size=size).embedding for name in names for size in (64, 96)}) == 2
+    assert build(names[0], size=64).embedding != build("padim", size=64).embedding

@@ -1,12 +1,22 @@
 """Folders as tasks, masks, the demo's solar cells and their split."""
 
 import importlib.util
+import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from everline.methods.errors import ConfigError, DataError
-from everline.pipelines.datasets import Sample, list_images, read_elpv, read_folder, read_mask, split_stream
+from everline.pipelines.datasets import (
+    Sample,
+    images_below,
+    list_images,
+    read_elpv,
+    read_folder,
+    read_mask,
+    split_stream,
+)
 from PIL import Image
 
 
@@ -124,6 +134,28 @@ def test_a_folder_without_images_says_what_is_there(tmp_path: Path) -> None:
         list_images(tmp_path)
     with pytest.raises(DataError, match="no such file or folder"):
         list_images(tmp_path / "nowhere")
+
+
+def test_images_below_folders_are_sorted_and_none_is_hidden_or_there_twice(tmp_path: Path) -> None:
+    for name in ("b/c/2.png", "b/1.png", "a/3.png", ".git/x.png", "b/.y.png", "b.png", "b/notes.txt"):
+        put(tmp_path / name) if name.endswith("png") else (tmp_path / name).write_text("none")
+    (tmp_path / "a" / "link.png").symlink_to(tmp_path / "b.png")
+    whole = [str(path.relative_to(tmp_path.resolve())) for path in images_below([tmp_path, tmp_path / "a"])]
+    assert whole == ["b.png", "a/3.png", "b/1.png", "b/c/2.png"]
+    assert [path.name for path in images_below([tmp_path / "b/c", tmp_path / "b"])] == ["2.png", "1.png"]
+
+
+def test_each_folder_must_have_images_below_it_and_be_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty" / "deeper").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"empty: no images in it or below .*; found deeper/"):
+        images_below([put(tmp_path / "a/1.png").parent, tmp_path / "empty"])
+    with pytest.raises(DataError, match=r"away: there is no such folder"):
+        images_below([tmp_path / "away"])
+    monkeypatch.setattr(os, "scandir", Mock(side_effect=PermissionError(13, "Permission denied", "locked")))
+    with pytest.raises(DataError, match=r"locked: the folder cannot be read \(Permission denied\)"):
+        images_below([tmp_path / "a"])
 
 
 def test_the_solar_cells_are_there() -> None:

@@ -15,8 +15,9 @@ from everline.methods.errors import ConfigError, DataError, EverlineError, Store
 from everline.methods.pdn import scaled
 from everline.methods.registry import build
 from everline.methods.teacher import Teacher
-from everline.pipelines import pretrain
+from everline.pipelines.datasets import images_below
 from everline.pipelines.main import cli
+from everline.pipelines.view import View
 from safetensors.torch import load_file, save_file
 
 SMALL = ("--size", 32, "--width", 0.05, "--batch", 2, "--lr", 3e-3, "--keep", 3)
@@ -65,8 +66,8 @@ def test_the_detector_takes_its_file(folder: Path, tmp_path: Path) -> None:
 def test_outputs_are_normalised_over_the_images(folder: Path, tmp_path: Path) -> None:
     made(teach(folder, tmp_path / "teacher"))
     teacher = Teacher.read(str(tmp_path / "teacher"), "small", 0.05)
-    files = pretrain.gather_images([folder])
-    seen = teacher(scaled(halved(torch.stack([pretrain.picture(file, 64) for file in files]))))
+    files = images_below([folder])
+    seen = teacher(scaled(halved(torch.stack([View(64).picture(file) for file in files]))))
     torch.testing.assert_close(seen.mean((0, 2, 3)), torch.zeros(176), atol=1e-3, rtol=0)
     torch.testing.assert_close(seen.std((0, 2, 3)), torch.ones(176), atol=1e-3, rtol=0)
 
@@ -125,7 +126,7 @@ def test_a_bad_file_is_refused_before_training(folder: Path, tmp_path: Path) -> 
 
 
 def test_several_folders_and_none(folder: Path, tmp_path: Path) -> None:
-    assert len(pretrain.gather_images([folder / "train", folder / "test", folder])) == 7
+    assert len(images_below([folder / "train", folder / "test", folder])) == 7
     assert "no such folder" in fails(teach(tmp_path / "away", tmp_path / "out"), DataError)
     (tmp_path / "empty").mkdir()
     assert "no images" in fails(teach(tmp_path / "empty", tmp_path / "out"), DataError)

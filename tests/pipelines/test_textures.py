@@ -7,13 +7,14 @@ import torch
 from click.testing import CliRunner, Result
 from everline.methods.errors import ConfigError, DataError
 from everline.methods.textures import read_pictures
-from everline.pipelines.textures import textures
+from everline.pipelines.main import cli
 from everline.platform.images import prepare
 from PIL import Image
 
 
 def run(*words: object) -> Result:
-    return CliRunner().invoke(textures, [str(word) for word in words], catch_exceptions=False)
+    command = ["pretrain", "textures", *(str(word) for word in words)]
+    return CliRunner().invoke(cli, command, catch_exceptions=False, standalone_mode=False)
 
 
 @pytest.fixture
