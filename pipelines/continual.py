@@ -81,8 +81,8 @@ class Continual(Protocol):
         super().check(detector)
         if self.strategy == "replay" and detector.infers_tasks:
             raise ConfigError(
-                f"{detector.name}: with these parameters it keeps its tasks apart, and what is replayed would be learned "
-                "as the task at hand. Its strategy is naive."
+                f"{detector.name}: with these parameters it keeps its tasks apart, and would learn what is replayed as "
+                "the task at hand. Its strategy is naive."
             )
         if (self.epochs or self.batch) and not detector.learns_per_image:
             raise ConfigError(f"{detector.name}: it takes a step's images in one call, without --epochs and --batch.")
