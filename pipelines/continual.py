@@ -81,7 +81,7 @@ class Continual(Protocol):
         super().check(detector)
         if self.strategy == "replay" and detector.infers_tasks:
             raise ConfigError(
-                f"{detector.name}: with these parameters it keeps its tasks apart, and would learn what is replayed as "
+                f"{detector.name}: with these parameters it keeps its tasks apart, and would learn the replayed as "
                 "the task at hand. Its strategy is naive."
             )
         if (self.epochs or self.batch) and not detector.learns_per_image:
