@@ -61,10 +61,10 @@ class EfficientAD(ImageDetector):
     When not: with less than some hundred steps the student has not learned the teacher, and everything is odd: it
     wants epochs over images, not one look at each. One pass over 300 magnetic tiles (64 pixels, width .25, 1e-3, one
     seed, a teacher of 300 steps on 536 pictures of other things) ended at chance: image AUROC .50 (PaDiM .93),
-    .46 with `fresh=8`. Three epochs over 35 images of paper (128 pixels, width .25, lr 1e-3, fresh=8, a teacher of 1,200
-    steps) were enough to locate their defects better than PaDiM does: docs/results.md. Nothing holds on to former products: without replay they are forgotten (table 5.1 of the
-    thesis: three quarters of pixel F1). It is no better than its teacher; one distilled from few pictures of one kind
-    knows little of others.
+    .46 with `fresh=8`. Three epochs over 35 images of a paper (128 pixels, width .25, 1e-3, fresh=8, a teacher of
+    1,200 steps) were enough to locate its defects better than PaDiM does: docs/results.md. Nothing holds on to former
+    products: without replay they are forgotten (table 5.1 of the thesis: three quarters of pixel F1). It is no better
+    than its teacher; one distilled from few pictures of one kind knows little of others.
     """
 
     name: ClassVar[str] = "efficientad"

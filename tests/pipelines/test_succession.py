@@ -156,6 +156,7 @@ def test_a_process_that_is_killed_goes_on_to_the_same_matrix(folders: list[str],
         time.sleep(0.001)
     process.kill()
     process.wait()
-    assert json.loads(json.loads(progress.read_text())["progress"])["done"] < 3, "it was done before it could be killed"
+    done = json.loads(json.loads(progress.read_text())["progress"])["done"]
+    assert done < 3, "it was done before it could be killed"
     assert not (tmp_path / "never.json").exists()
     assert record(folders, tmp_path, *more, "--work", str(tmp_path / "work"))["matrix"] == straight["matrix"]
