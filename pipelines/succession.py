@@ -35,12 +35,10 @@ def sequence_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "trains its own network: single]",
         ),
     ]  # fmt: skip
-    for name, _, default, spec in reversed(list(table(Continual))):
+    for name, kind, default, spec in reversed(list(table(Continual))):
         if name not in ("batch", "shots"):
-            usual = f"  [default: {default}]" if default else ""
-            options.append(
-                click.option(f"--{name}", metavar=_metavar(spec.choices), help=f"Of continual: {spec.help}.{usual}")
-            )
+            said = f"Of continual: {spec.help}." + (f"  [default: {default}]" if default else "")
+            options.append(click.option(f"--{name}", metavar=_metavar(kind, spec.choices), help=said))
     for option in options:
         command = option(command)
     return command
@@ -103,5 +101,7 @@ def _wanted(trial: Trial, references: Sequence[str]) -> Sequence[str]:
     return REFERENCES[:1] if trial.detector.traits.end_to_end else REFERENCES
 
 
-def _metavar(choices: Sequence[Any] | None) -> str | None:
-    return f"[{'|'.join(str(one) for one in choices if one != '')}]" if choices else None
+def _metavar(kind: Any, choices: Sequence[Any] | None) -> str:
+    if choices:
+        return f"[{'|'.join(str(one) for one in choices if one != '')}]"
+    return {int: "N", float: "SHARE"}.get(kind, "TEXT")
