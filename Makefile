@@ -8,10 +8,10 @@ DATA ?= ../shared/data
 SEQUENCE := deeppcb_20085 mtd paper_brg01 paper_flr01 paper_gla01 paper_zpb01
 BESIDE := deeppcb_00041 paper_btn01 paper_fvn01
 
-.PHONY: help setup demo test check format lock results ablations continual continual-networks clean
+.PHONY: help setup demo test test-all check format lock results ablations continual continual-networks clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 setup: $(READY) ## make .venv with the pinned dependencies and everline itself
 
@@ -27,7 +27,10 @@ $(READY): requirements.lock pyproject.toml
 demo: setup ## the main job on real solar cells: two lines learn, are versioned, killed, served (ARGS="--images 200")
 	$(BIN)/everline demo $(ARGS)
 
-test: setup ## all tests (ARGS="-k log")
+test: setup ## the tests but for the slow ones (ARGS="-k log")
+	$(BIN)/pytest -m "not slow" $(ARGS)
+
+test-all: setup ## all tests, as CI runs them
 	$(BIN)/pytest $(ARGS)
 
 check: setup ## lint, format, types
