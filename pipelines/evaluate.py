@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +153,10 @@ def run(
     """Runs a trial on tasks in turn, with progress bars; the arrays of each judgement go to the file `arrays`."""
     if trial.together:
 
-        def keep(name: str, judged: Judged) -> None:
-            append_arrays(arrays or Path(), named_arrays(name, judged))
+        def keep(file: Path, name: str, judged: Judged) -> None:
+            append_arrays(file, named_arrays(name, judged))
 
-        return run_together(trial, tasks, keep if arrays else nowhere, dataset, references, work)
+        return run_together(trial, tasks, partial(keep, arrays) if arrays else nowhere, dataset, references, work)
     done = []
     with progress() as bars:
         for task in tasks:

@@ -88,9 +88,9 @@ class Strategy(ABC):
     def learners(self) -> dict[str, Detector]:
         """All that must be kept to go on from here, by name."""
 
+    @abstractmethod
     def take_over(self, number: int, learners: dict[str, Detector]) -> None:
         """Goes on behind step `number` with what `learners` gave then."""
-        raise NotImplementedError
 
 
 class Sequential(Strategy):
