@@ -38,6 +38,7 @@ class Traits:
     end_to_end: bool = False  # trains its own network; `embed` is the identity
     epochs: int = 1  # how often its paper goes through a task's images, where time allows
     batch: int = 1  # how many of them it takes at a time
+    memory: str = ""  # the parameter that says how much is kept: what a sweep over memory sizes sets
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ class Param:
     choices: tuple[Any, ...] | None = None
     unit: str = ""
     log: bool = False  # a sweep should walk it on a logarithmic scale
+    search: tuple[Any, ...] = ()  # what a sweep tries: (least, most) of a number, else choices; empty: not searched
+    when: tuple[str, tuple[Any, ...]] | None = None  # searched only where that parameter has one of these values
     recorded: bool = True  # False: says where to run, not what is learned; not part of a version
 
     @property

@@ -19,7 +19,7 @@ from .continued import FIGURES, Continued
 from .course import Protocol, Sink, draw, nowhere
 from .datasets import Sample, Task
 from .journal import Journal, Progress
-from .judging import Bench, Features, Judged, Make, Told, untold
+from .judging import Bench, Features, Judged, Make, Reached, Told, onward, untold
 from .results import METRICS, TaskResult
 from .sequence import Step, first_steps, order_of, steps_of
 from .strategies import Lessons, Multitask, Sequential, Single, Strategy, images_of
@@ -116,13 +116,15 @@ class Continual(Protocol):
         features: Features | None = None,
         sink: Sink = nowhere,
         journal: Journal | None = None,
+        reached: Reached = onward,
     ) -> tuple[list[TaskResult], Continued]:
         """Runs one method on a sequence: a record for each task (as given), and the matrix.
 
         As in `PerTask.run`. sink: takes each task's judgement after the last step, under its name.
-        journal: where finished steps are kept, and taken from. Raises StoreError too.
+        journal: where finished steps are kept, and taken from. reached: is given a point for every step but the last:
+        `images`, the steps done, and the means over the tasks learned by then. Raises StoreError too.
         """
-        return _Run(self, Bench(make, told, features, self.keep, self.crop), tasks).run(sink, journal)
+        return _Run(self, Bench(make, told, features, self.keep, self.crop), tasks).run(sink, journal, reached)
 
 
 class _Run:
@@ -140,7 +142,9 @@ class _Run:
         self.columns = list(self.first)
         self.panels = {place: bench.panel(tasks[place].test) for place in self.columns}
 
-    def run(self, sink: Sink, journal: Journal | None) -> tuple[list[TaskResult], Continued]:
+    def run(
+        self, sink: Sink, journal: Journal | None, reached: Reached = onward
+    ) -> tuple[list[TaskResult], Continued]:
         """All steps that are not done yet."""
         with ExitStack() as stack:
             if journal is not None:
@@ -161,6 +165,8 @@ class _Run:
                 self._note(strategy, number, progress, memory)
                 if journal is not None:
                     journal.write(progress, strategy.learners())
+                if number + 1 < len(self.steps):
+                    reached(self._point(progress), len(self.steps))
         return self._tasks(progress), self._continued(progress, strategy.sequential)
 
     def name(self, step: Step) -> str:
@@ -226,6 +232,12 @@ class _Run:
         progress.rows.append(row)
         if strategy.sequential and self.protocol.knows != "task" and self.detector.infers_tasks:
             progress.inferred.append(inferred)
+
+    def _point(self, progress: Progress) -> dict[str, float]:
+        """The means of the last row over the tasks learned by then."""
+        done, row = progress.done, progress.rows[-1]
+        learned = [column for column, place in enumerate(self.columns) if self.first[place] < done]
+        return {"images": done, **{name: float(np.mean([row[name][n] for n in learned])) for name in FIGURES}}
 
     def _last(self, strategy: Strategy, place: int, sink: Sink) -> None:
         learner, _ = strategy.judge_of(place)

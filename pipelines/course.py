@@ -12,7 +12,7 @@ from ..methods.detector import Detector
 from ..methods.errors import ConfigError
 from .datasets import Task
 from .drift import Drift
-from .judging import KEEP, Bench, Features, Judged, Make, Told, staged, untold
+from .judging import KEEP, Bench, Features, Judged, Make, Reached, Told, onward, staged, untold
 from .results import METRICS, TaskResult
 from .view import View
 
@@ -57,12 +57,19 @@ class PerTask(Protocol):
 
     @abstractmethod
     def run(
-        self, make: Make, task: Task, told: Told = untold, features: Features | None = None, sink: Sink = nowhere
+        self,
+        make: Make,
+        task: Task,
+        told: Told = untold,
+        features: Features | None = None,
+        sink: Sink = nowhere,
+        reached: Reached = onward,
     ) -> tuple[TaskResult, Judged]:
         """Runs one method on one task: its record, and the judgement that `metrics` were computed from.
 
         make: builds a fresh detector, the same each time. told: hears of progress, from this thread. features:
         what earlier runs on this task have embedded. sink: takes the run's other judgements.
+        reached: is given every point of the curve but the last as it is reached; what it raises ends the run.
         Raises ConfigError for a method or a task that does not suit it, DataError for a file that is no image.
         """
 

@@ -7,7 +7,7 @@ from ..methods.errors import ConfigError
 from .course import PerTask, Sink, draw, finish, learn_all, nowhere
 from .datasets import Task
 from .drift import DRIFTS, Drift
-from .judging import Bench, Features, Judged, Make, Told, untold
+from .judging import Bench, Features, Judged, Make, Reached, Told, onward, untold
 from .results import Part, TaskResult, mean_figures
 
 
@@ -27,7 +27,13 @@ class Drifting(PerTask):
             raise ConfigError("--drift must name at least one drift, and none of them twice.")
 
     def run(
-        self, make: Make, task: Task, told: Told = untold, features: Features | None = None, sink: Sink = nowhere
+        self,
+        make: Make,
+        task: Task,
+        told: Told = untold,
+        features: Features | None = None,
+        sink: Sink = nowhere,
+        reached: Reached = onward,
     ) -> tuple[TaskResult, Judged]:
         """As in Protocol; the judgement returned is that of `none`, the others go to `sink` as DRIFT/SCENARIO."""
         clean, bench = make(), Bench(make, told, features, self.keep, self.crop)

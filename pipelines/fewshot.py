@@ -13,7 +13,7 @@ from ..methods.errors import ConfigError, DataError
 from .admission import Admission
 from .course import PerTask, Sink, check_shots, draw, finish, nowhere
 from .datasets import Sample, Task
-from .judging import Bench, Features, Judged, Make, Panel, Told, untold
+from .judging import Bench, Features, Judged, Make, Panel, Reached, Told, onward, untold
 from .results import METRICS, Part, TaskResult
 
 
@@ -72,7 +72,13 @@ class FewShot(PerTask):
         return list(pairwise(cuts))
 
     def run(
-        self, make: Make, task: Task, told: Told = untold, features: Features | None = None, sink: Sink = nowhere
+        self,
+        make: Make,
+        task: Task,
+        told: Told = untold,
+        features: Features | None = None,
+        sink: Sink = nowhere,
+        reached: Reached = onward,
     ) -> tuple[TaskResult, Judged]:
         """As in Protocol; the judgement returned is that with learning, `sink` gets the other as `offline`."""
         bench = Bench(make, told, features, self.keep, self.crop)
@@ -85,7 +91,7 @@ class FewShot(PerTask):
         for name in ("score", "learn"):
             bench.clock.reset(name)  # what is reported is the time with learning
         admission = Admission()
-        judged, learner = self.flow(bench, panel, shots, learns=True, admission=admission)
+        judged, learner = self.flow(bench, panel, shots, learns=True, admission=admission, reached=reached)
         curve, offline = self._curve(judged), mean_of_sessions(self._curve(still))
         record = finish(task.name, len(shots), bench, learner, judged, curve)
         return replace(
@@ -98,15 +104,23 @@ class FewShot(PerTask):
         ), judged
 
     def flow(
-        self, bench: Bench, panel: Panel, shots: Sequence[Path], learns: bool, admission: Admission | None = None
+        self,
+        bench: Bench,
+        panel: Panel,
+        shots: Sequence[Path],
+        learns: bool,
+        admission: Admission | None = None,
+        reached: Reached = onward,
     ) -> tuple[Judged, Detector]:
         """The stream once: each batch of a session is judged by the state before it, and then learned (if at all).
 
-        What the learner reports of the stream's patches goes to `admission`.
+        What the learner reports of the stream's patches goes to `admission`; sessions but the last go to `reached`.
         """
         learner, count = bench.make(), len(panel.samples)
+        ends = [end for _, end in self.sessions(count)[:-1]]
         bench.learn(learner, shots)
-        done = []
+        done: list[Judged] = []
+        since = 0  # where the session's judgements begin
         for start, end in self._steps(count) if learns else [(0, count)]:
 
             def told(stage: str, n: int, of: int, start: int = start) -> None:
@@ -118,6 +132,9 @@ class FewShot(PerTask):
                 learned = bench.learn(learner, [sample.path for sample in batch.samples])
                 if admission is not None:
                     admission.add(learned.admitted, batch.masks)
+                if end in ends and reached is not onward:
+                    reached({"images": end, **Judged.joined(done[since:]).figures()}, count)
+                    since = len(done)
         return Judged.joined(done), learner
 
     def _steps(self, count: int) -> list[tuple[int, int]]:

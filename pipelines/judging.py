@@ -12,7 +12,7 @@ What keeps every protocol honest stands here:
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,16 @@ from .view import View
 
 Make = Callable[[], Detector]
 Told = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
+Reached = Callable[[Mapping[str, float], int], None]  # a point of a curve, and the `images` of its last; may raise
 KEEP = 2 * 2**30  # bytes of features held in memory; what does not fit is embedded anew each time
 
 
 def untold(stage: str, done: int, of: int) -> None:
     """For those who want to hear of no progress."""
+
+
+def onward(point: Mapping[str, float], of: int) -> None:
+    """For those who let every run go on to its end."""
 
 
 def staged(stage: str, drift: Drift | None) -> str:

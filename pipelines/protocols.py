@@ -17,7 +17,7 @@ from .course import PerTask, Protocol, Sink, check_shots, draw, finish, learn_al
 from .datasets import Task
 from .drifting import Drifting
 from .fewshot import FewShot
-from .judging import Bench, Features, Judged, Make, Told, untold
+from .judging import Bench, Features, Judged, Make, Reached, Told, onward, untold
 from .results import TaskResult
 
 
@@ -42,7 +42,13 @@ class Online(PerTask):
         return sorted({1 << n for n in range(count.bit_length()) if 1 << n < count} | {count})
 
     def run(
-        self, make: Make, task: Task, told: Told = untold, features: Features | None = None, sink: Sink = nowhere
+        self,
+        make: Make,
+        task: Task,
+        told: Told = untold,
+        features: Features | None = None,
+        sink: Sink = nowhere,
+        reached: Reached = onward,
     ) -> tuple[TaskResult, Judged]:
         """As in Protocol. Raises ConfigError for a method that cannot learn image by image."""
         learner = make()
@@ -57,6 +63,8 @@ class Online(PerTask):
                 bench.clock.reset("score")  # the last round's time is reported
                 judged = bench.judge(learner, panel)
                 curve.append({"images": count, **judged.figures()})
+                if count < len(paths):
+                    reached(curve[-1], len(paths))
         return finish(task.name, len(paths), bench, learner, judged, curve), judged
 
 
@@ -75,7 +83,13 @@ class Offline(PerTask):
         check_shots(self.shots)
 
     def run(
-        self, make: Make, task: Task, told: Told = untold, features: Features | None = None, sink: Sink = nowhere
+        self,
+        make: Make,
+        task: Task,
+        told: Told = untold,
+        features: Features | None = None,
+        sink: Sink = nowhere,
+        reached: Reached = onward,
     ) -> tuple[TaskResult, Judged]:
         """As in Protocol. Raises ConfigError where there are fewer images than shots."""
         learner, bench = make(), Bench(make, told, features, self.keep, self.crop)

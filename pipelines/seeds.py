@@ -8,7 +8,7 @@ from .continued import Continued, pooled_runs
 from .course import PerTask, Sink, nowhere
 from .datasets import Task
 from .journal import Journal
-from .judging import Features, Judged, Make, Told
+from .judging import Features, Judged, Make, Reached, Told, onward
 from .results import ADMITTED, METRICS, SeedRun, TaskResult, deviations, mean_figures, mean_part
 
 
@@ -19,12 +19,13 @@ def over_seeds(
     told: Callable[[int], Told],
     sink: Sink,
     features: Features | None = None,
+    reached: Callable[[int], Reached] = lambda seed: onward,
 ) -> TaskResult:
     """Runs one task with each seed; images are embedded once for all of them.
 
     protocols: the same protocol, each with its seed. make: for a seed, what builds its detectors; `told`: for a
     seed, who hears of its progress. Every judgement goes to `sink`, under `seedN/...` where there are several.
-    features: of the task, to share with other methods' runs.
+    features: of the task, to share with other methods' runs. reached: for a seed, see `PerTask.run`.
     """
     many = len(protocols) > 1
     features = features or Features(make(protocols[0].seed), again=many, crop=protocols[0].crop)
@@ -35,7 +36,7 @@ def over_seeds(
         def passed(name: str, judged: Judged, where: str = where) -> None:
             sink(where + name, judged)
 
-        result, judged = one.run(make(one.seed), task, told(one.seed), features, passed)
+        result, judged = one.run(make(one.seed), task, told(one.seed), features, passed, reached(one.seed))
         passed("", judged)
         done.append(result)
     return pooled([one.seed for one in protocols], done)
@@ -49,6 +50,7 @@ def sequence_over_seeds(
     sink: Sink = nowhere,
     features: Features | None = None,
     journal: Callable[[int], Journal | None] = lambda seed: None,
+    reached: Callable[[int], Reached] = lambda seed: onward,
 ) -> tuple[list[TaskResult], Continued]:
     """Runs a sequence with each seed, as `over_seeds` a task. journal: for a seed, where its steps are kept."""
     many = len(protocols) > 1
@@ -60,7 +62,8 @@ def sequence_over_seeds(
         def passed(name: str, judged: Judged, where: str = where) -> None:
             sink(where + name, judged)
 
-        done.append(one.run_all(make(one.seed), tasks, told(one.seed), features, passed, journal(one.seed)))
+        seed = one.seed
+        done.append(one.run_all(make(seed), tasks, told(seed), features, passed, journal(seed), reached(seed)))
     seeds, columns = [one.seed for one in protocols], zip(*(results for results, _ in done), strict=True)
     return [pooled(seeds, list(column)) for column in columns], pooled_runs([continued for _, continued in done])
 

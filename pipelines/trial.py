@@ -18,7 +18,7 @@ from .datasets import Task
 from .drift import Drift
 from .fingerprint import digest, fingerprint
 from .journal import Journal
-from .judging import Features, Make, Told
+from .judging import Features, Make, Reached, Told, onward
 from .protocols import PROTOCOLS
 from .results import Result, TaskResult
 from .seeds import over_seeds, sequence_over_seeds
@@ -58,11 +58,16 @@ class Trial:
         return partial(build, self.method, **{**self.given, "seed": seed})
 
     def on(
-        self, task: Task, told: Callable[[int], Told], sink: Sink = nowhere, features: Features | None = None
+        self,
+        task: Task,
+        told: Callable[[int], Told],
+        sink: Sink = nowhere,
+        features: Features | None = None,
+        reached: Callable[[int], Reached] = lambda seed: onward,
     ) -> TaskResult:
         """Runs it on one task; see `over_seeds`."""
         runs = [one for one in self.runs if isinstance(one, PerTask)]
-        return over_seeds(runs, self.make, task, told, sink, features)
+        return over_seeds(runs, self.make, task, told, sink, features, reached)
 
     @property
     def together(self) -> bool:
@@ -76,6 +81,7 @@ class Trial:
         sink: Sink = nowhere,
         features: Features | None = None,
         work: Path | None = None,
+        reached: Callable[[int], Reached] = lambda seed: onward,
     ) -> tuple[list[TaskResult], Continued]:
         """Runs it on a sequence; see `sequence_over_seeds`. work: folder in which it goes on where it was stopped."""
         runs = [one for one in self.runs if isinstance(one, Continual)]
@@ -88,7 +94,7 @@ class Trial:
             name = f"{runs[0].strategy}-seed{seed}"
             return None if work is None else Journal(work / name, {**asked, "seed": seed, "method": self.method})
 
-        return sequence_over_seeds(runs, self.make, tasks, told, sink, features, journal)
+        return sequence_over_seeds(runs, self.make, tasks, told, sink, features, journal, reached)
 
     def instead(self, strategy: str) -> "Trial":
         """The same sequence under the strategy single or multitask, which it is measured against."""

