@@ -55,6 +55,8 @@ class Protocol(ABC):
 class PerTask(Protocol):
     """A protocol in which no task knows of another."""
 
+    judges_training: ClassVar[bool] = False  # whether images to learn are judged too, and so are not to choose by
+
     @abstractmethod
     def run(
         self,

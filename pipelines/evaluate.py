@@ -15,13 +15,13 @@ from ..methods.registry import METHODS
 from .console import ERR, json_option, progress, teller
 from .course import nowhere
 from .datasets import Task
-from .drift import KINDS
 from .files import Whole
 from .judging import Judged, Told
 from .options import ManyValues, check_source, data_of, gather, read_sources, set_option, source_options
+from .protocol_options import protocol_options
 from .protocols import PROTOCOLS
 from .results import Result, append_arrays
-from .succession import check_together, run_together, sequence_options
+from .succession import beside_options, check_together, run_together
 from .tables import reasons, show
 from .tracked import landed, prepare, track, tracking_option
 from .trial import Trial
@@ -50,26 +50,8 @@ class MethodName(click.ParamType):
 @click.option("--size", type=int, help="Side of the images, in pixels.  [default: 224]")
 @click.option("--seed", type=int, help="Seed of the method and of the stream's order.  [default: 0]")
 @click.option("--seeds", type=click.IntRange(1, 1000), default=1, help="Run with so many seeds, from --seed on.")
-@click.option(
-    "--shots",
-    type=int,
-    help="Of offline, fewshot: normal images learned first; of continual: of each task at most. Drawn by the seed.",
-)
-@click.option("--ratio", type=float, help="Of fewshot: normals for each defect in the stream.  [default: 7.7]")
-@click.option("--session", type=int, help="Of fewshot: images in a session.  [default: 100]")
-@click.option(
-    "--batch", type=int,
-    help="Images at a time. Of fewshot: scored, then learned.  [default: 10]  Of continual: learned, beside as many "
-    "replayed.  [default: as the method's paper does]",
-)  # fmt: skip
-@click.option(
-    "--drift", multiple=True, metavar="KIND[=LEVEL]...",
-    help=f"Of drift: which, and how strong.  [default: {' '.join(f'{n}={k.level:g}' for n, k in KINDS.items())}]",
-)  # fmt: skip
-@click.option(
-    "--crop", type=int, help="Resize to this side and keep the middle, as some papers do.  [default: no crop]"
-)
-@sequence_options
+@protocol_options()
+@beside_options
 @click.option("--device", help="Where to compute: cpu, cuda, cuda:1, ...  [default: cpu]")
 @json_option
 @click.option(

@@ -35,6 +35,7 @@ class FewShot(PerTask):
     session: int = 100
     batch: int = 10
     name: ClassVar[str] = "fewshot"
+    judges_training: ClassVar[bool] = True  # the stream has them
 
     def __post_init__(self) -> None:
         check_shots(self.shots)

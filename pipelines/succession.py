@@ -1,4 +1,4 @@
-"""`everline evaluate continual`: its options, and its run beside those that it is measured against."""
+"""`everline evaluate continual`: its run beside those that it is measured against."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -8,9 +8,7 @@ from typing import Any
 import click
 
 from ..methods.errors import ConfigError
-from ..methods.params import table
 from .console import progress, teller
-from .continual import Continual
 from .course import Sink, nowhere
 from .datasets import Task
 from .judging import Features, Told
@@ -21,9 +19,9 @@ REFERENCES = ("single", "multitask")
 KEEP = 4 * 2**30  # bytes of features, shared by the run and its references
 
 
-def sequence_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the protocol's options (but --batch and --shots, which others have too), --references and --work."""
-    options = [
+def beside_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --references and --work."""
+    for option in (
         click.option(
             "--work", type=click.Path(path_type=Path, file_okay=False),
             help="Of continual: folder for finished steps; stopped, the same command goes on behind the last one.",
@@ -34,12 +32,7 @@ def sequence_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Of continual: what else is run, to measure against.  [default: single multitask; of a method that "
             "trains its own network: single]",
         ),
-    ]  # fmt: skip
-    for name, kind, default, spec in reversed(list(table(Continual))):
-        if name not in ("batch", "shots"):
-            said = f"Of continual: {spec.help}." + (f"  [default: {default}]" if default else "")
-            options.append(click.option(f"--{name}", metavar=_metavar(kind, spec.choices), help=said))
-    for option in options:
+    ):  # fmt: skip
         command = option(command)
     return command
 
@@ -99,9 +92,3 @@ def _wanted(trial: Trial, references: Sequence[str]) -> Sequence[str]:
     if references:
         return [name for name in REFERENCES if name in references]
     return REFERENCES[:1] if trial.detector.traits.end_to_end else REFERENCES
-
-
-def _metavar(kind: Any, choices: Sequence[Any] | None) -> str:
-    if choices:
-        return f"[{'|'.join(str(one) for one in choices if one != '')}]"
-    return {int: "N", float: "SHARE"}.get(kind, "TEXT")

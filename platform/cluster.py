@@ -13,10 +13,11 @@ from .actor import NAMESPACE
 MIB = 2**20
 
 
-def connect(own: bool = False) -> bool:
+def connect(own: bool = False, cpus: int | None = None) -> bool:
     """Joins a running cluster (RAY_ADDRESS, or one of this machine), else starts one. True where it was started.
 
-    own, or RAY_ADDRESS=local: always starts one. Raises LineDown where RAY_ADDRESS leads nowhere.
+    own, or RAY_ADDRESS=local: always starts one. cpus: of one that is started; lines, which reserve none, are content
+    with any number. Raises LineDown where RAY_ADDRESS leads nowhere.
     """
     if ray.is_initialized():
         return False
@@ -34,7 +35,7 @@ def connect(own: bool = False) -> bool:
         address="local",
         namespace=NAMESPACE,
         include_dashboard=False,
-        num_cpus=max(4, os.cpu_count() or 1),  # lines reserve none: logical slots for Serve's own actors
+        num_cpus=cpus or max(4, os.cpu_count() or 1),  # lines reserve none: logical slots for Serve's own actors
         object_store_memory=min(512 * MIB, psutil.virtual_memory().available // 8),
         **_quiet(),
     )

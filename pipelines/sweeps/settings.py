@@ -1,9 +1,11 @@
 """What a sweep is asked for, as plain values: the options of `everline sweep`, and sweep.json in its folder."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ... import __version__
 from ...methods.errors import ConfigError, DataError, UnknownName
 from ...methods.registry import METHODS, method
 from ..continual import Continual
@@ -13,6 +15,7 @@ from ..trial import Trial
 from .objectives import OBJECTIVES
 
 FORMAT = 1
+BESIDE = ("methods", "memory", "samples", "search", "reduction", "generation", "data")  # decide which trials there are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,17 @@ class SweepSettings:
         if memory is not None and not self.replays:
             found[method(name).traits.memory] = memory
         return found
+
+    @property
+    def decides(self) -> str:
+        """What decides what comes of a trial, beside the trial itself, as text: not how many others are run."""
+        own = {name: value for name, value in self.to_json().items() if name not in BESIDE}
+        return json.dumps({**own, "everline": __version__}, sort_keys=True)
+
+    @property
+    def some_trial(self) -> Trial:
+        """Any of them: all have one protocol."""
+        return self.trial(self.methods[0], self.sizes(self.methods[0])[0], {})
 
     def trial(self, name: str, memory: int | None, params: Mapping[str, Any]) -> Trial:
         """What is run: a method with these parameters beside the fixed ones. Raises ConfigError."""
