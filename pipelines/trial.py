@@ -87,7 +87,7 @@ class Trial:
         runs = [one for one in self.runs if isinstance(one, Continual)]
         asked = {"protocol": self.protocol, "params": self.detector.params, "options": self.runs[0].options}
         if work is not None:
-            files = {name: digest(Path(value)) for name, value in self.detector.params.items() if _is_file(value)}
+            files = {name: digest(Path(value)) for name, value in self.detector.params.items() if is_file(value)}
             asked |= {"images": [fingerprint(task) for task in tasks], "files": files, "everline": __version__}
 
         def journal(seed: int) -> Journal | None:
@@ -122,7 +122,7 @@ class Trial:
         )
 
 
-def _is_file(value: Any) -> bool:
+def is_file(value: Any) -> bool:
     """Whether a parameter names a file, such as weights: what is in it decides the figures too."""
     return isinstance(value, str) and len(value) < 4096 and Path(value).is_file()
 
