@@ -44,6 +44,7 @@ class Curve:
     dots: Collection[str] = ()  # the series that are drawn as dots without a line, such as one score for each image
     note: str = ""
     doubling: bool = False  # x by powers of two, for points at 1, 2, 4, 8, ...; x of 0 and below is a gap
+    ticks: Sequence[float] = ()  # where x is labelled, such as sizes that were tried; none: at round values
 
     def __post_init__(self) -> None:
         if self.y_range is not None and not (np.isfinite(self.y_range).all() and self.y_range[0] < self.y_range[1]):
@@ -57,7 +58,7 @@ def svg(curve: Curve) -> str:
     marks = {name: x for name, x in along if abs(x) < _TOO_LARGE}
     xs = _domain([*(p[:, 0] for p in series.values()), np.array(list(marks.values()), np.float64)])
     ys = curve.y_range or _wide(_domain([p[:, 1] for p in series.values()]))
-    x_ticks, y_ticks = list((_doublings if curve.doubling else _ticks)(*xs, 6)), list(_ticks(*ys, 5))
+    x_ticks, y_ticks = _x_ticks(curve, *xs), list(_ticks(*ys, 5))
     left = 34 + _LETTER * max((len(label) for _, label in y_ticks), default=1)
     across = WIDTH - left - 16
     legend = list(_flow([48 + _LETTER * len(_short(name)) for name in series], WIDTH - 20))
@@ -155,6 +156,19 @@ def _along(curve: Curve, xs: Sequence[float] | NDArray) -> NDArray[np.float64]:
     """Where values of x stand on the axis: at themselves or, doubling, at their logarithms."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.log2(np.asarray(xs, np.float64)) if curve.doubling else np.asarray(xs, np.float64)
+
+
+def _x_ticks(curve: Curve, low: float, high: float) -> list[tuple[float, str]]:
+    """Places on the axis with their labels; of those asked for, the ones that leave the one before room."""
+    if not curve.ticks:
+        return list((_doublings if curve.doubling else _ticks)(low, high, 6))
+    kept: list[tuple[float, str]] = []
+    for place, value in zip(_along(curve, sorted(curve.ticks)).tolist(), sorted(curve.ticks), strict=True):
+        label = f"{value:,.6g}"
+        room = _LETTER * (len(label) + 1) / WIDTH * (high - low)
+        if low <= place <= high and (not kept or place - kept[-1][0] >= room):
+            kept.append((place, label))
+    return kept
 
 
 def _points(curve: Curve, points: Sequence[tuple[float, float]]) -> Points:

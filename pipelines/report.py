@@ -30,6 +30,7 @@ SIDE = 224  # pixels; larger images are shrunk
 QUALITY = 80  # of JPEG
 _COLOURS_DARK = ("#5cb8ee", "#ff9355", "#34c79f", "#e091d4", "#d1bf4a", "#a9d4f2")  # the same series on a dark ground
 _NUMBER = re.compile(r"[-+]?[\d.,]+( ± [\d.,]+)?")  # as text
+_PNG = b"\x89PNG"
 _VERDICTS = ("", "pass", "reject")
 _TRUTHS = ("", "ok", "defect")
 
@@ -137,8 +138,21 @@ class Heat:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """A picture that was made elsewhere, as PNG; of many on a page, bytes add up. Raises ConfigError for no PNG."""
+
+    title: str
+    png: bytes
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.png.startswith(_PNG):
+            raise ConfigError(f"panel {self.title!r}: expected a PNG.")
+
+
+@dataclass(frozen=True)
 class Report:
-    """Everything on the page: tables, heats, curves, galleries. A blank line in `intro` starts a new paragraph."""
+    """Everything on the page: tables, heats, curves, panels, galleries. A blank line in `intro` starts a paragraph."""
 
     title: str
     intro: str = ""
@@ -147,6 +161,7 @@ class Report:
     galleries: Sequence[Gallery] = field(default_factory=tuple)
     footer: str = ""
     heats: Sequence[Heat] = field(default_factory=tuple)
+    panels: Sequence[Panel] = field(default_factory=tuple)
 
 
 def write_report(report: Report, path: Path | str) -> Path:
@@ -175,8 +190,9 @@ def render(report: Report) -> str:
     curves = [(curve, Markup(svg(curve))) for curve in report.curves]  # noqa: S704 (built as XML, escaped there)
     light, dark = list(enumerate(COLOURS)), list(enumerate(_COLOURS_DARK))
     template = _environment().get_template("report.html")
-    tables = [_table(table) for table in report.tables]
-    return template.render(report=report, tables=tables, curves=curves, galleries=galleries, light=light, dark=dark)
+    parts = {"tables": [_table(table) for table in report.tables], "curves": curves, "galleries": galleries}
+    parts["panels"] = [(panel, _uri(panel.png)) for panel in report.panels]
+    return template.render(report=report, **parts, light=light, dark=dark)
 
 
 def column(values: Sequence[Cell]) -> list[str]:
@@ -263,7 +279,7 @@ def _smallest(image: NDArray[np.uint8]) -> str:
 
 
 def _uri(data: bytes) -> str:
-    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
+    kind = "png" if data.startswith(_PNG) else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
