@@ -106,10 +106,7 @@ def decide(current: Evidence | None, candidate: Evidence, limits: Limits) -> Dec
         for name in ("normal", "defect"):
             if len(getattr(current, name)) != len(getattr(candidate, name)):
                 raise ConfigError(f"gate: both versions must have scored the same {name} images.")
-        rejected = candidate.rejects(candidate.normal), current.rejects(current.normal)
-        checks.append(_paired("false rejects", *rejected, "normal images rejected", limits))
-        missed = [[not one for one in version.rejects(version.defect)] for version in (candidate, current)]
-        checks.append(_paired("recall", *missed, "defects missed", limits))
+        checks += [_false_rejects(current, candidate, limits), _recall(current, candidate, limits)]
     return Decision(tuple(checks))
 
 
@@ -144,6 +141,16 @@ def _rate(candidate: Evidence, limits: Limits) -> Check:
     word = "within chance" if passed else "more than chance explains"
     says = f"{k} of {n} normal images rejected where {limits.rate:.3g} is promised: {word} (p = {p:.3g})"
     return Check("false-reject rate", passed, says, p)
+
+
+def _false_rejects(current: Evidence, candidate: Evidence, limits: Limits) -> Check:
+    ours, theirs = candidate.rejects(candidate.normal), current.rejects(current.normal)
+    return _paired("false rejects", ours, theirs, "normal images rejected", limits)
+
+
+def _recall(current: Evidence, candidate: Evidence, limits: Limits) -> Check:
+    ours, theirs = ([not one for one in version.rejects(version.defect)] for version in (candidate, current))
+    return _paired("recall", ours, theirs, "defects missed", limits)
 
 
 def _paired(name: str, candidate: Sequence[bool], current: Sequence[bool], what: str, limits: Limits) -> Check:
