@@ -70,6 +70,10 @@ class LineActor:
         """Makes an older version current again; returns its number."""
         return await self._alone(self._line.rollback, version)
 
+    async def promote(self, version: int, instead_of: int | None) -> int:
+        """Makes a version current that its gate let through; returns its number."""
+        return await self._alone(self._line.promote, version, instead_of)
+
     async def status(self) -> dict[str, Any]:
         """Counts, version, threshold, ... and the process that holds them."""
         return {**await self._alone(self._line.status), "pid": os.getpid()}

@@ -181,10 +181,31 @@ class Line:
     def rollback(self, version: int | None = None) -> int:
         """Makes an older version (or the one before) current again, as a record. Raises UnknownVersion."""
         self.settle()
-        number = self.versions.target(version)
+        return self._turn_to(self.versions.target(version))
+
+    def promote(self, version: int, instead_of: int | None) -> int:
+        """Makes a version current that was judged better than `instead_of`, the current one (None: there is none).
+
+        To the log it is a `rollback` whose data says `promoted`: a person has decided which version is current, and
+        what was on its way to be published is dropped. Raises UnknownVersion, and StateError where another version
+        is current by now.
+        """
+        self.settle()
+        current = self.scorer.version if self.scorer else None
+        if current == version:  # asked again, since the answer was lost
+            return self.versions.rollback(version)
+        if current != instead_of:
+            raise StateError(
+                f"line {self.name}: version {version} was judged beside {_named(instead_of)}, but by now "
+                f"{_named(current)} is current; judge it again."
+            )
+        return self._turn_to(self.versions.target(version), promoted=True, instead_of=instead_of)
+
+    def _turn_to(self, number: int, **data: Any) -> int:
+        """By a person's decision this version is current."""
         scorer = Scorer(number, *self.versions.load(number), self.settings.device)
         self._outbox.clear()  # what waits to be published is no newer than what is turned down
-        self._append_event("rollback", number)  # first: recovery moves the alias to what the log says
+        self._append_event("rollback", number, **data)  # first: recovery moves the alias to what the log says
         self.scorer = scorer
         return self.versions.rollback(number)
 
@@ -339,6 +360,10 @@ class Line:
         self._outbox = list(undone.values())
         self._publish_due()
         self.settle()
+
+
+def _named(version: int | None) -> str:
+    return "no version" if version is None else f"version {version}"
 
 
 def _answer(line: str, record: Record, duplicate: bool = False) -> Inspection:

@@ -24,11 +24,13 @@ from .calibration import Calibration
 from .statefiles import load_state, save_state
 from .tracking import EXPERIMENT, answering, connect, ending, experiment_id, or_none
 
-CURRENT, PREVIOUS = "current", "previous"
+CURRENT, PREVIOUS, CANDIDATE = "current", "previous", "candidate"
+PROPOSED = "proposed"  # tag of a version that was never current: going one version back passes it over
+MAX_TAG = 5000  # characters that MLflow takes
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 CODE = Path(__file__).with_name("versions_pyfunc.py")
 OWN_TAGS = (
-    "key", "watermark", "images_learned", "threshold", "calibrated", "method", "checksum", "everline_version"
+    "key", "watermark", "images_learned", "threshold", "calibrated", "method", "checksum", "everline_version", PROPOSED
 )  # fmt: skip
 ANSWER = {"score": "double", "p_value": "double", "threshold": "double", "verdict": "string", "calibrated": "boolean"}
 PAGE = 200
@@ -67,15 +69,38 @@ class Versions:
         key: names this publication once and for all; a key that is registered already is not registered
         again, only made current. Raises TrackingError, NoSpace, ConfigError (tags that are everline's own).
         """
-        own = set(OWN_TAGS) & set(tags or {})
-        if own:
-            raise ConfigError(f"line {self.line}: everline sets these tags itself: {', '.join(sorted(own))}.")
         with self._answering("publish a version"):
-            number = next((int(v.version) for v in self._search() if v.tags.get("key") == key), None)
-            if number is None:
-                number = self._register(state, calibration, watermark, key, tags or {})
+            number = self._registered(state, calibration, watermark, key, tags or {}, {})
             self._make_current(number)
         return number
+
+    def propose(
+        self, state: State, calibration: Calibration, *, watermark: int, key: str, tags: dict[str, str] | None = None
+    ) -> int:
+        """Registers a version and points the alias `candidate` at it; the current one stays current.
+
+        It waits for a gate (platform/gate.py). Key, tags and errors as of `publish`; a key whose version is current
+        already makes no candidate.
+        """
+        with self._answering("propose a version"):
+            number = self._registered(state, calibration, watermark, key, tags or {}, {PROPOSED: "true"})
+            if number != self._aliases().get(CURRENT):
+                self._client.set_registered_model_alias(self.line, CANDIDATE, str(number))
+        return number
+
+    def candidate(self) -> int | None:
+        """The version that waits for its gate; None where there is none."""
+        with self._answering("look up the candidate"):
+            return self._aliases().get(CANDIDATE)
+
+    def tag(self, version: int, tags: dict[str, str]) -> None:
+        """Says more of a version; a tag that is there is replaced. Raises UnknownVersion, ConfigError (own tags)."""
+        self._check_tags(tags)
+        with self._answering(f"tag version {version}"):
+            if version not in (known := self._numbers()):
+                raise UnknownVersion(f"line {self.line}: no version {version}; {_valid(known)}.")
+            for name, value in tags.items():
+                self._client.set_model_version_tag(self.line, str(version), name, value[:MAX_TAG])
 
     def list(self) -> "list[Version]":
         """All versions, newest first; none for a line that never published."""
@@ -89,7 +114,10 @@ class Versions:
             return self._aliases().get(CURRENT)
 
     def rollback(self, version: int | None = None) -> int:
-        """Makes `version` current, or else the newest that is older than the current. Raises UnknownVersion."""
+        """Makes `version` current, or else the newest that is older than the current and was current once.
+
+        Raises UnknownVersion.
+        """
         number = self.target(version)
         with self._answering("roll back"):
             self._make_current(number)
@@ -98,10 +126,11 @@ class Versions:
     def target(self, version: int | None = None) -> int:
         """Where `rollback` would lead. Raises UnknownVersion."""
         with self._answering("roll back"):
-            known = self._numbers()
+            found = {int(v.version): PROPOSED in v.tags for v in self._search()}
+            known = list(found)
             if version is None:
                 now = self._aliases().get(CURRENT, 0)
-                version = next((v for v in known if v < now), None)
+                version = next((v for v, proposed in found.items() if v < now and not proposed), None)
                 if version is None:
                     raise UnknownVersion(f"line {self.line}: no version is older than {now}; {_valid(known)}.")
             if version not in known:
@@ -122,13 +151,42 @@ class Versions:
             plain = json.loads((folder / "calibration.json").read_text("utf-8"))
             return load_state(folder), Calibration.from_json(plain)
 
-    def _register(self, state: State, calibration: Calibration, watermark: int, key: str, tags: dict[str, str]) -> int:
+    def _registered(
+        self,
+        state: State,
+        calibration: Calibration,
+        watermark: int,
+        key: str,
+        tags: dict[str, str],
+        more: dict[str, str],
+    ) -> int:
+        """The version of a key, which is registered if it is not there. more: tags that are everline's own."""
+        self._check_tags(tags)
+        for known in self._search():
+            if known.tags.get("key") == key:
+                return int(known.version)
+        return self._register(state, calibration, watermark, key, tags, more)
+
+    def _check_tags(self, tags: dict[str, str]) -> None:
+        own = set(OWN_TAGS) & set(tags)
+        if own:
+            raise ConfigError(f"line {self.line}: everline sets these tags itself: {', '.join(sorted(own))}.")
+
+    def _register(
+        self,
+        state: State,
+        calibration: Calibration,
+        watermark: int,
+        key: str,
+        tags: dict[str, str],
+        more: dict[str, str],
+    ) -> int:
         """A run with its artifacts, then the version: only the last step makes it visible."""
         with tempfile.TemporaryDirectory(prefix="everline-") as scratch:
             model = Path(scratch, "model")
             checksum = _write(model, Path(scratch, "detector"), state, calibration)
             facts = _facts(state, calibration, watermark)
-            own = {**facts, "key": key, "checksum": checksum, "everline_version": installed("everline")}
+            own = {**facts, **more, "key": key, "checksum": checksum, "everline_version": installed("everline")}
             experiment = experiment_id(self._client, self.uri, EXPERIMENT)
             run = self._client.create_run(experiment, run_name=f"{self.line}-{watermark}", tags=tags)
             with ending(self._client, run.info.run_id):
@@ -157,10 +215,15 @@ class Versions:
         )
 
     def _make_current(self, number: int) -> None:
-        """`previous` first: a crash between the two loses nothing."""
-        old = self._aliases().get(CURRENT)
+        """`current` last: a crash before it loses nothing, as whoever asked for it asks again."""
+        aliases = self._aliases()
+        old = aliases.get(CURRENT)
         if old == number:
             return
+        if PROPOSED in self._client.get_model_version(self.line, str(number)).tags:
+            self._client.delete_model_version_tag(self.line, str(number), PROPOSED)
+        if aliases.get(CANDIDATE) == number:
+            self._client.delete_registered_model_alias(self.line, CANDIDATE)
         if old is not None:
             self._client.set_registered_model_alias(self.line, PREVIOUS, str(old))
         self._client.set_registered_model_alias(self.line, CURRENT, str(number))

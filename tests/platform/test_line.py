@@ -17,8 +17,9 @@ from everline.methods.errors import (
     TrackingError,
     UnknownVersion,
 )
+from everline.methods.registry import build
 from everline.platform.calibration import Calibration
-from everline.platform.line import Line
+from everline.platform.line import Line, embed_image
 from everline.platform.log import LogReader, LogWriter, verify
 from everline.platform.settings import LineSettings
 from PIL import Image
@@ -262,6 +263,90 @@ def test_a_rollback_drops_the_candidate(opened: Callable[..., Line]) -> None:
     line.settle()
     assert line.fold.candidate is None
     assert line.status()["version"] == 1
+
+
+QUICK = LineSettings(method="lemo", params={"size": 64}, false_reject_rate=0.2, publish_every=25)
+
+
+def another(shelf: Shelf) -> int:
+    """Another version of the same line, of another method, that nobody has made current."""
+    detector = build("padim", size=64)
+    for data in STREAM[:20]:
+        detector.learn(embed_image(detector, data))
+    scores = [float(detector.score(embed_image(detector, data)).image[0]) for data in STREAM[20:40]]
+    shelf.kept["sweep"] = (detector.state(), Calibration.of(scores, 0.2))
+    return len(shelf.kept)
+
+
+def test_a_promotion_is_a_record_survives_and_later_publications_go_on(opened: Callable[..., Line]) -> None:
+    shelf = Shelf()
+    line = opened(shelf, settings=QUICK)
+    send(line, 0, 40)
+    line.settle()
+    number = another(shelf)
+    assert line.promote(number, line.status()["version"]) == number == 2
+    before = line.digest()
+    die(line)
+    shelf.alias = 1  # as if it died before the alias moved
+    line = opened(shelf, settings=QUICK)
+    assert (line.status()["version"], shelf.alias, line.digest()) == (2, 2, before)
+    (record,) = [r for r in LogReader(line.folder).records() if r.kind == "rollback"]
+    assert (record.version, record.data) == (2, {"promoted": True, "instead_of": 1})
+    answers = send(line, 40, 60)
+    assert answers[0].version == 2
+    line.settle()
+    assert line.status()["version"] == 3
+    assert shelf.kept.keys() - {"sweep"} == {key for key in shelf.kept if key.startswith("a/snapshot-")}
+
+
+def test_a_promotion_and_a_crash_give_the_bits_of_one_without(opened: Callable[..., Line]) -> None:
+    digests = []
+    for store, dies in (("calm", False), ("killed", True)):
+        shelf = Shelf()
+        line = opened(shelf, store=store, settings=QUICK)
+        send(line, 0, 40)
+        line.promote(another(shelf), 1)
+        if dies:
+            die(line)
+            line = opened(shelf, store=store, settings=QUICK)
+        send(line, 40, 60)
+        digests.append((line.digest(), line.status()["version"], list(shelf.kept)))
+    assert digests[0] == digests[1]
+
+
+def test_a_version_that_waits_to_be_published_does_not_undo_a_promotion(opened: Callable[..., Line]) -> None:
+    shelf = Shelf()
+    line = opened(shelf, settings=QUICK)
+    send(line, 0, 35)
+    line.settle()
+    shelf.down = True
+    send(line, 35, 60)  # the next version is due in between
+    line.settle()
+    assert len(line._outbox) == 1
+    shelf.down = False
+    line.promote(another(shelf), 1)
+    die(line)
+    assert opened(shelf, settings=QUICK).status()["version"] == 2
+
+
+def test_a_promotion_judged_beside_another_version_is_refused(opened: Callable[..., Line]) -> None:
+    shelf = Shelf()
+    line = opened(shelf, settings=QUICK)
+    send(line, 0, 40)
+    number = another(shelf)
+    with pytest.raises(StateError, match="by now version 1 is current"):
+        line.promote(number, None)
+    assert line.promote(number, 1) == number
+    records = verify(line.folder).records
+    assert line.promote(number, 1) == number  # the answer was lost: the same once more
+    assert verify(line.folder).records == records
+
+
+def test_a_line_without_an_image_may_start_with_a_promoted_version(opened: Callable[..., Line]) -> None:
+    shelf = Shelf()
+    line = opened(shelf, settings=QUICK)
+    line.promote(another(shelf), None)
+    assert send(line, 0, 1)[0].version == 1
 
 
 def test_other_images_under_the_same_tracking_give_other_versions(opened: Callable[..., Line]) -> None:

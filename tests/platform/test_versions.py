@@ -156,6 +156,63 @@ def test_rollback_to_an_unknown_version_names_the_valid_ones(mono: Versions) -> 
     assert mono.current() == 1
 
 
+def propose(line: Versions, key: str, level: int = 100) -> int:
+    return line.propose(taught(level), CALIBRATION, watermark=7, key=key, tags={"objective": "auroc"})
+
+
+def aliases(line: Versions) -> dict[int, tuple[str, ...]]:
+    return {v.version: v.aliases for v in line.list()}
+
+
+def test_a_proposed_version_waits_as_candidate_and_changes_nothing_else(mono: Versions) -> None:
+    publish(mono, "a")
+    assert mono.candidate() is None
+    number = propose(mono, "b", level=150)
+    assert (mono.candidate(), mono.current()) == (number, 1)
+    assert torch.equal(mono.load(number)[0].tensors["total"], taught(150).tensors["total"])
+    assert aliases(mono) == {1: ("current",), 2: ("candidate",)}
+    assert mono.list()[0].tags == {"objective": "auroc"}
+
+
+def test_a_promoted_candidate_is_none_any_more(mono: Versions) -> None:
+    publish(mono, "a")
+    assert mono.rollback(propose(mono, "b")) == 2
+    assert aliases(mono) == {1: ("previous",), 2: ("current",)}
+    assert mono.candidate() is None
+    assert propose(mono, "b") == 2
+    assert mono.candidate() is None  # it is current
+
+
+def test_the_same_proposal_is_registered_once_and_another_takes_the_alias(mono: Versions) -> None:
+    assert propose(mono, "a") == propose(mono, "a") == 1
+    assert propose(mono, "b") == 2
+    assert aliases(mono) == {1: (), 2: ("candidate",)}
+
+
+def test_going_one_back_passes_over_what_was_never_current(mono: Versions) -> None:
+    publish(mono, "a")
+    propose(mono, "b")
+    publish(mono, "c")
+    assert mono.target() == 1
+    assert mono.rollback(2) == 2
+    publish(mono, "d")
+    assert mono.target() == 3
+    mono.rollback(3)
+    assert mono.target() == 2  # by now it was
+
+
+def test_further_tags_can_be_given_later_but_not_everlines_own(mono: Versions) -> None:
+    number = publish(mono, "a")
+    mono.tag(number, {"gate": "hold", "gate_reasons": "x" * 6000})
+    mono.tag(number, {"gate": "promote"})
+    tags = mono.list()[0].tags
+    assert (tags["gate"], len(tags["gate_reasons"]), tags["torch"]) == ("promote", 5000, "2")
+    with pytest.raises(ConfigError, match="watermark"):
+        mono.tag(number, {"watermark": "1"})
+    with pytest.raises(UnknownVersion, match="no version 9"):
+        mono.tag(9, {"gate": "hold"})
+
+
 def test_a_changed_byte_is_noticed(mono: Versions, tmp_path: Path) -> None:
     number = publish(mono, "a")
     (file,) = tmp_path.glob("mlartifacts/**/state.safetensors")

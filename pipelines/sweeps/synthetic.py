@@ -1,0 +1,64 @@
+"""Defects made up on normal images, for lines that have too few real ones to judge by.
+
+As DRAEM makes them (arXiv 2108.07610, section 3.2): a texture, changed three times, is laid over the image under a
+mask of Perlin noise. Ours: textures are procedural; their opacity is 0.4 to 1 (DRAEM trains with 0.1 to 1, and what
+nobody can see is no defect); masks cover 0.2 to 20 % of the image, which must differ there from what it was.
+
+What a figure on them is worth: it tells methods apart that see nothing from those that see something. Real defects
+are fainter, and have the product's own colours; a method that was trained on such anomalies (draem) is at home here.
+"""
+
+import io
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ...methods.augment import augment
+from ...methods.errors import DataError
+from ...methods.perlin import mask
+from ...methods.textures import procedural
+from ...platform.images import decode
+
+LEAST, MOST = 0.002, 0.2  # share of the image that a mask covers
+VISIBLE = 0.06  # mean change of the pixels under the mask, of 0..1
+FINEST = 512  # pixels along the longer side at which masks and textures are made
+TRIES = 200
+
+
+def spoil(data: bytes, seed: int) -> tuple[bytes, bytes]:
+    """An encoded image -> the spoilt one and its mask (0 and 255), as PNG of the same size; equal seeds, equal bits.
+
+    Raises ImageError for what is no image, DataError where no visible defect could be made (never seen yet).
+    """
+    image = torch.from_numpy(decode(data)).permute(2, 0, 1).float() / 255
+    rng = torch.Generator().manual_seed(seed)
+    for _ in range(TRIES):
+        where = _mask(image, rng)
+        if LEAST <= float(where.float().mean()) <= MOST:
+            spoilt = _covered(image, where, rng)
+            if float((spoilt - image).abs().mean(0)[where].mean()) >= VISIBLE:
+                return _png(spoilt), _png(where[None].float())
+    raise DataError(f"no visible defect came of {TRIES} tries with the seed {seed}.")
+
+
+def _mask(image: Tensor, rng: torch.Generator) -> Tensor:
+    """bool (H, W)."""
+    square = mask(min(FINEST, max(image.shape[1:])), rng).float()
+    return F.interpolate(square[None, None], image.shape[1:], mode="nearest")[0, 0] > 0.5
+
+
+def _covered(image: Tensor, where: Tensor, rng: torch.Generator) -> Tensor:
+    texture = augment(procedural(min(FINEST, max(image.shape[1:])), rng), rng)
+    fitted = F.interpolate(texture[None], image.shape[1:], mode="bilinear", align_corners=False)[0]
+    opacity = 0.4 + 0.6 * float(torch.rand((), generator=rng))
+    return torch.where(where, torch.lerp(image, fitted, opacity), image)
+
+
+def _png(picture: Tensor) -> bytes:
+    """float32 (3 or 1, H, W) in 0..1 -> PNG."""
+    pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8)
+    out = io.BytesIO()
+    Image.fromarray((pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels[0]).numpy()).save(out, "png")
+    return out.getvalue()
