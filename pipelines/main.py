@@ -25,6 +25,7 @@ COMMANDS = {  # name: (module, attribute, first line of its help)
     "serve": ("serve", "serve", "Answer HTTP requests with the current versions of a fleet."),
     "speed": ("speed", "speed", "Time the metrics on large masks, beside scikit-learn."),
     "stream": ("stream", "stream", "Feed a folder of images to a line, which inspects and learns them."),
+    "sweep": ("sweeps.command", "sweep", "Try methods, memory sizes and parameters, on one machine or a Ray cluster."),
     "versions": ("lines", "versions", "The published versions of a line."),
 }
 

@@ -134,8 +134,8 @@ class Conductor:
         if any(one.status == FAILED for one in found):
             return Told(FAILED)
         if any(one.status == STOPPED for one in found):
-            last = [one.points[-1][2] for one in found if one.points]
-            return Told(STOPPED, sum(last) / len(last) if last else math.nan)
+            last = [one.points[-1] for one in found if one.status == STOPPED]
+            return Told(STOPPED, sum(value for _, _, value in last) / len(last), min(at for at, _, _ in last))
         mean = self._mean(track, place)
         return Told(FAILED) if math.isnan(mean) else Told(COMPLETE, mean)
 

@@ -102,7 +102,7 @@ class _Run:
 
     def run(self, record: TrialRecord) -> tuple[TrialRecord, bytes | None]:
         settings = self.job.settings
-        features = stored(self.trial, self.tasks, self.job.features, settings.images)
+        features = stored(self.trial, self.tasks, settings.images, self.job.features)
         dataset = data_of([Path(one) for one in settings.data["folders"]], settings.data["dataset"])
         try:
             if settings.together:
