@@ -71,8 +71,13 @@ def track(result: Result, uri: str) -> str:
 
 def landed(result: Result, uri: str, run_id: str) -> str:
     """Where a result is to be found in MLflow, in a line for people."""
+    return landed_in(experiment(result.protocol), uri, run_id)
+
+
+def landed_in(name: str, uri: str, run_id: str) -> str:
+    """The same of a run of an experiment of that name."""
     see = public(uri) if uri.startswith("http") else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
-    return f"MLflow: run {run_id} of experiment {experiment(result.protocol)}; to see it: {see}"
+    return f"MLflow: run {run_id} of experiment {name}; to see it: {see}"
 
 
 def experiment(protocol: str) -> str:

@@ -16,7 +16,7 @@ from .diagrams import best_of_methods, described, diagrams, records_of
 from .objectives import OBJECTIVES
 from .outcome import TOLERANCE, Outcome
 from .outcome_rows import Row
-from .record import TrialRecord
+from .record import SEARCH, TrialRecord
 
 SHOWN = 10  # configurations in the table of the best
 MOST_PANELS = 12  # pictures of heatmaps on a page,
@@ -75,6 +75,7 @@ def failed(outcome: Outcome) -> Table:
     for row in outcome.errors:
         size = "" if row["memory"] is None else f" {row['memory']}"
         on = f" on {row['task']}" if row["task"] else ""
+        on += "" if row["phase"] == SEARCH else f", {row['phase']}"
         rows.append([f"{row['number']} {row['method']}{size}{on}", _line(row["error"])])
     return Table(f"failed: {len(rows)}", ["trial", "error"], rows)
 
