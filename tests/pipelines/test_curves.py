@@ -162,3 +162,14 @@ def test_doubling_places_powers_of_two_at_equal_steps():
 def test_a_long_doubling_axis_has_few_labels():
     labels = [text for text in _texts(_curve({"a": [(1, 0), (2**40, 1)]}, doubling=True)) if text]
     assert len(labels) < 25 and "16" in labels
+
+
+def test_labels_stand_where_they_are_asked_for():
+    points = {"a": [(100, 0.1), (300, 0.2), (800, 0.3)]}
+    texts = _texts(_curve(points, doubling=True, ticks=(800, 100, 300)))
+    assert {"100", "300", "800"} <= set(texts) and not {"128", "256"} & set(texts)
+
+
+def test_labels_that_would_touch_or_lie_outside_are_left_out():
+    texts = _texts(_curve({"a": [(1000, 0.1), (9000, 0.2)]}, ticks=(500, 1000, 1001, 9000)))
+    assert "1,000" in texts and "9,000" in texts and not {"500", "1,001"} & set(texts)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from everline.methods.errors import ConfigError, DataError, UnknownName
 from everline.pipelines.curves import Curve
-from everline.pipelines.report import Gallery, Heat, Picture, Report, Table, column, render, write_report
+from everline.pipelines.report import Gallery, Heat, Panel, Picture, Report, Table, column, render, write_report
 from PIL import Image
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -247,3 +247,17 @@ def test_a_heat_is_a_table_too():
 def test_a_heat_that_is_none_is_refused(values, said):
     with pytest.raises(ConfigError, match=said):
         Heat("h", ["x", "y"], ["a"], values)
+
+
+def test_a_panel_is_shown_as_it_was_made():
+    made = BytesIO()
+    Image.new("RGB", (3, 2)).save(made, "PNG")
+    page = Page(render(Report("r", panels=[Panel(HOSTILE, made.getvalue(), HOSTILE)])))
+    (attrs,) = page.all("img")
+    assert base64.b64decode(attrs["src"].removeprefix("data:image/png;base64,")) == made.getvalue()
+    assert attrs["alt"] == HOSTILE and page.text.count("alert(1)") == 2
+
+
+def test_a_panel_that_is_no_png_is_refused():
+    with pytest.raises(ConfigError, match="PNG"):
+        Panel("p", b"<svg/>")

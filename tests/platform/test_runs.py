@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 from everline.methods.errors import ConfigError, EverlineError, TrackingError
 from everline.platform import runs
-from everline.platform.runs import Run, legal, record_run
+from everline.platform.runs import (
+    PARENT,
+    Run,
+    add_run,
+    begin_run,
+    drop_run,
+    end_run,
+    legal,
+    record_run,
+    resume_run,
+    runs_with,
+)
 from everline.platform.tracking import connect, prepare_tracking
 
 RUN = Run(
@@ -164,3 +175,83 @@ def test_one_child_that_cannot_be_written_fails_them_all(tracking_uri: str) -> N
     with pytest.raises(TrackingError, match=r"could not record the run 'one'.*a\*b"):
         record_run(tracking_uri, replace(RUN, children=[CHILDREN[0], bad]))
     assert [run.info.status for run in found(tracking_uri)] == ["FAILED"] * 3
+
+
+def status(uri: str, run_id: str) -> str:
+    return connect(uri).get_run(run_id).info.status
+
+
+def test_a_run_that_goes_on_is_running_until_it_ends(tracking_uri: str, tmp_path: Path) -> None:
+    run_id = begin_run(tracking_uri, RUN)
+    assert status(tracking_uri, run_id) == "RUNNING"
+    end_run(tracking_uri, run_id, Run("things", "", metrics={"late": 2.0}, artifacts={"end.txt": "over"}))
+    (run,) = found(tracking_uri)
+    assert (run.info.run_name, run.info.status) == ("one", "FINISHED")
+    assert run.data.metrics["late"] == 2.0 and run.data.metrics["auroc"] == 0.5
+    assert {one.name for one in tmp_path.glob("mlartifacts/**/*.*")} == {"record.json", "end.txt"}
+
+
+def test_a_run_that_was_killed_can_go_on(tracking_uri: str) -> None:
+    run_id = begin_run(tracking_uri, RUN)
+    end_run(tracking_uri, run_id, Run("things", "", metrics={"late": 2.0}), killed=True)
+    assert status(tracking_uri, run_id) == "KILLED"
+    assert resume_run(tracking_uri, run_id) and status(tracking_uri, run_id) == "RUNNING"
+    end_run(tracking_uri, run_id, Run("things", "", metrics={"late": 1.0}))
+    assert status(tracking_uri, run_id) == "FINISHED" and found(tracking_uri)[0].data.metrics["late"] == 1.0
+
+
+def test_a_run_that_is_gone_cannot_go_on(tracking_uri: str) -> None:
+    run_id = begin_run(tracking_uri, RUN)
+    drop_run(tracking_uri, run_id)
+    assert not resume_run(tracking_uri, run_id) and not resume_run(tracking_uri, "0" * 32)
+
+
+def test_runs_are_put_below_one_that_goes_on(tracking_uri: str) -> None:
+    parent = begin_run(tracking_uri, RUN)
+    ids = [add_run(tracking_uri, one, parent, failed=bad) for one, bad in zip(CHILDREN, (False, True), strict=True)]
+    assert [status(tracking_uri, one) for one in (parent, *ids)] == ["RUNNING", "FINISHED", "FAILED"]
+    below = runs_with(tracking_uri, "things", PARENT, parent)
+    assert {one.run_id for one in below} == set(ids) and all(one.whole for one in below)
+
+
+def test_bytes_are_kept_as_they_are(tracking_uri: str, tmp_path: Path) -> None:
+    content = bytes(range(256))
+    add_run(tracking_uri, replace(RUN, artifacts={"a.png": content, "b.txt": "ü"}), begin_run(tracking_uri, RUN))
+    (kept,), (text,) = (tmp_path.glob(f"mlartifacts/**/{name}") for name in ("a.png", "b.txt"))
+    assert kept.read_bytes() == content and text.read_text("utf-8") == "ü"
+
+
+def test_a_run_that_cannot_be_put_there_whole_is_killed(tracking_uri: str) -> None:
+    parent = begin_run(tracking_uri, RUN)
+    with pytest.raises(TrackingError, match=r"could not record the run 'step 1'.*a\*b"):
+        add_run(tracking_uri, replace(CHILDREN[0], metrics={"a*b": 1.0}), parent)
+    (one,) = runs_with(tracking_uri, "things", PARENT, parent)
+    assert not one.whole and status(tracking_uri, one.run_id) == "KILLED"
+
+
+def test_runs_are_found_by_a_tag_page_by_page(tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "PAGE", 2)
+    parent = begin_run(tracking_uri, replace(RUN, tags={"own": "a"}))
+    ids = {add_run(tracking_uri, replace(CHILDREN[0], tags={"own": "b"}), parent) for _ in range(5)}
+    found_ = runs_with(tracking_uri, "things", "own", "b")
+    assert {one.run_id for one in found_} == ids and len(found_) == 5
+    (own,) = runs_with(tracking_uri, "things", "own", "a")
+    assert own.run_id == parent and not own.whole and own.tags["own"] == "a"
+    drop_run(tracking_uri, min(ids))
+    assert len(runs_with(tracking_uri, "things", "own", "b")) == 4
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda uri: begin_run(uri, RUN),
+        lambda uri: add_run(uri, RUN, "0" * 32),
+        lambda uri: end_run(uri, "0" * 32, RUN),
+        lambda uri: resume_run(uri, "0" * 32),
+        lambda uri: runs_with(uri, "things", "own", "a"),
+        lambda uri: drop_run(uri, "0" * 32),
+    ],
+)
+def test_every_request_to_a_store_that_is_gone_is_a_tracking_error(call: Any, tmp_path: Path) -> None:
+    with pytest.raises(TrackingError):
+        call(f"sqlite:///{tmp_path}/none.db")
