@@ -1,8 +1,10 @@
 """`everline lines`, `versions`, `rollback` and `log verify`: looking at a fleet and its logs."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -76,17 +78,7 @@ def versions(line: str, fleet_file: Path, json_file: Path | None) -> None:
 def rollback(line: str, version: int | None, fleet_file: Path, json_file: Path | None) -> None:
     """Make VERSION of LINE current again; without VERSION, the one before the current one."""
     fleet = _fleet_with(line, fleet_file)
-    connect()
-    try:
-        try:
-            handle, started = line_handle(line, fleet.store), False
-        except UnknownLine:
-            handle, started = start_line(line, fleet)
-        number = answer(handle.rollback.remote(version))
-        if started:
-            answer(handle.close.remote())
-    finally:
-        disconnect()
+    number = ask_line(line, fleet, lambda handle: handle.rollback.remote(version))
     write_json({"line": line, "version": number}, json_file)
     if str(json_file) != "-":
         OUT.print(f"{line}: version {number} is current")
@@ -117,6 +109,22 @@ def verify_log(line: str, fleet_file: Path, json_file: Path | None) -> None:
         OUT.print("ok" if found.ok else "not ok")
     if not found.ok:
         raise SystemExit(1)
+
+
+def ask_line(line: str, fleet: Fleet, ask: Callable[[Any], Any]) -> Any:
+    """What a line answers; one that does not run is started for it, and closed. ask: handle -> reference."""
+    connect()
+    try:
+        try:
+            handle, started = line_handle(line, fleet.store), False
+        except UnknownLine:
+            handle, started = start_line(line, fleet)
+        answered = answer(ask(handle))
+        if started:
+            answer(handle.close.remote())
+        return answered
+    finally:
+        disconnect()
 
 
 def _fleet_with(line: str, fleet_file: Path) -> Fleet:

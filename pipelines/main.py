@@ -21,6 +21,7 @@ COMMANDS = {  # name: (module, attribute, first line of its help)
     "log": ("lines", "log", "Look into a line's log: verify."),
     "methods": ("methods", "methods", "The registered methods with their traits and parameters."),
     "pretrain": ("pretrain", "pretrain", "Make what a method starts from: teacher (efficientad), textures (draem)."),
+    "promote": ("promote", "promote", "Make a line's candidate current, if its gate lets it through."),
     "rollback": ("lines", "rollback", "Make an older version of a line current again."),
     "serve": ("serve", "serve", "Answer HTTP requests with the current versions of a fleet."),
     "speed": ("speed", "speed", "Time the metrics on large masks, beside scikit-learn."),
