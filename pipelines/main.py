@@ -27,6 +27,7 @@ COMMANDS = {  # name: (module, attribute, first line of its help)
     "speed": ("speed", "speed", "Time the metrics on large masks, beside scikit-learn."),
     "stream": ("stream", "stream", "Feed a folder of images to a line, which inspects and learns them."),
     "sweep": ("sweeps.command", "sweep", "Try methods, memory sizes and parameters, on one machine or a Ray cluster."),
+    "tune": ("sweeps.tune", "tune", "Try methods and parameters on a line's own log; recommend a fleet entry."),
     "versions": ("lines", "versions", "The published versions of a line."),
 }
 

@@ -53,7 +53,7 @@ def _own() -> list[tuple[str, Callable[[Command], Command]]]:
 
 def _of_sequences() -> list[tuple[str, Callable[[Command], Command]]]:
     """Those of continual that no other protocol has."""
-    found = []
+    found: list[tuple[str, Callable[[Command], Command]]] = []
     for name, kind, default, spec in table(Continual):
         if name not in ("batch", "shots"):
             said = f"Of continual: {spec.help}." + (f"  [default: {default}]" if default else "")

@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
-from ...methods.errors import ConfigError, EverlineError
+from ...methods.errors import ConfigError, DataError, EverlineError
 from ..console import ERR, OUT, json_option, progress, show_blocks, write_json
 from ..datasets import Task
-from ..options import ManyValues, check_source, gather, read_sources, set_option, source_options
+from ..options import MANY, ManyValues, check_source, gather, read_sources, set_option, source_options
 from ..protocol_options import protocol_options
 from ..protocols import PROTOCOLS
 from ..tracked import tracking_option
@@ -25,13 +25,19 @@ from .place import Place, place_options
 from .record import COMPLETE, FAILED, HELD_OUT, TrialRecord
 from .settings import SweepSettings
 from .sweep import Sweep, begin, check_images, described, held, read_settings, write_settings
-from .winner import check_line, propose_winner
+from .winner import line_and_task, propose_winner
 from .work import Job
 
 FOLDER = "everline-data/sweeps"
 
 
-@click.command(cls=ManyValues)
+class Many(ManyValues):
+    """`--search A B C` too."""
+
+    many = (*MANY, "--search")
+
+
+@click.command(cls=Many)
 @click.option("--method", "methods", metavar="NAME,...", help="Methods to try, with commas between.")
 @source_options
 @click.option(
@@ -95,22 +101,23 @@ def sweep(
     more. Trials run side by side on the Ray cluster that is there (RAY_ADDRESS), else on this machine. What has ended
     is kept: stopped, the sweep goes on with --resume --out DIR, and has the same trials as one that was not.
     """
-    if line is not None:
-        check_line(line, fleet_file)
     if resume:
         job, tasks = _resumed(out, place, methods, folders, dataset, memory, settings, device, asked)
     else:
         job, tasks = _begun(out, place, methods, folders, dataset, root, memory, settings, device, asked)
-    found = conduct(job, tasks, place, tracking, quiet=json_file is not None)
-    write_json(found.to_json(), json_file)
-    if line is not None:
-        propose_winner(found, tasks, line, fleet_file, job.out)
+    fleet, task = (None, None) if line is None else line_and_task(line, fleet_file, job.settings, tasks)
+    quiet = json_file is not None
+    found = conduct(job, tasks, place, tracking, quiet)
+    more = {}
+    if line is not None and fleet is not None and task is not None:
+        more["published"] = propose_winner(found, task, line, fleet, job.out, quiet=quiet)
+    write_json({**found.to_json(), **more}, json_file)
 
 
 def conduct(job: Job, tasks: Sequence[Task], place: Place, tracking: str | None, quiet: bool = False) -> Outcome:
     """Runs a sweep that was begun to its end, and shows what came of it.
 
-    Raises KeyboardInterrupt once what was done by then is written.
+    Raises KeyboardInterrupt once what was done by then is written; DataError where no trial was completed.
     """
     with held(job.out), _terminated():
         one = Sweep(job, tasks)
@@ -131,6 +138,10 @@ def conduct(job: Job, tasks: Sequence[Task], place: Place, tracking: str | None,
     ERR.print(f"The sweep: {job.out}/report.html, outcome.json.", markup=False, highlight=False, soft_wrap=True)
     if one.tracked is not None:
         ERR.print(one.tracked.landed, markup=False, highlight=False, soft_wrap=True)
+    if all(record.status != COMPLETE for record in found.search):
+        raise DataError(
+            f"no trial was completed; the first error: {found.errors[0]['error'] if found.errors else '-'}"
+        )
     return found
 
 
@@ -153,15 +164,11 @@ def _begun(
     own = {name: asked.pop(name) for name in list(asked) if name in SweepSettings.__dataclass_fields__}
     device = device or ("cuda" if place.gpus else None)
     settings = SweepSettings(
-        methods=tuple(_words(methods)),
-        memory=tuple(_sizes(memory)),
+        methods=tuple(words_of(methods)),
+        memory=tuple(sizes_of(memory)),
         given=gather(words, {"device": device}),
         options=_replaying({name: value for name, value in asked.items() if value not in (None, ())}, memory, own),
-        data={
-            "folders": [str(one.absolute()) for one in folders],
-            "dataset": dataset,
-            "root": None if root is None else str(root.absolute()),
-        },
+        data=data_at(folders, dataset, root),
         **{name: value for name, value in own.items() if value is not None and name != "options"},
     )
     tasks = read_sources(folders, dataset, root)
@@ -200,19 +207,29 @@ def _resumed(
     return job, tasks
 
 
+def data_at(folders: Sequence[Path], dataset: str | None = None, root: Path | None = None) -> dict[str, Any]:
+    """Where the data lie, as `SweepSettings.data` has it."""
+    return {
+        "folders": [str(one.absolute()) for one in folders],
+        "dataset": dataset,
+        "root": None if root is None else str(root.absolute()),
+    }
+
+
 def _replaying(options: dict[str, Any], memory: str | None, own: dict[str, Any]) -> dict[str, Any]:
     """A sequence of tasks with memory sizes to try is learned with replay, unless told otherwise."""
     sequence = own.get("protocol") == "continual"
     return {"strategy": "replay", **options} if sequence and memory is not None else options
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """What stands between commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _sizes(text: str | None) -> list[int]:
+def sizes_of(text: str | None) -> list[int]:
     """Raises ConfigError for what is no list of whole numbers."""
-    words = [] if text is None else _words(text)
+    words = [] if text is None else words_of(text)
     if any(not word.isdecimal() or not int(word) for word in words):
         raise ConfigError(f"--memory takes whole numbers with commas between, such as 100,300,800; got {text!r}.")
     return [int(word) for word in words]

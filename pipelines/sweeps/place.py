@@ -13,6 +13,8 @@ import click
 
 from ...methods.errors import ConfigError
 from ...platform.cluster import connect, disconnect
+from ..datasets import Task
+from ..trial import Trial
 from .conductor import Conductor
 from .features import Prepared, feature_key, prepare
 from .record import TrialRecord
@@ -57,7 +59,7 @@ class Place:
 
     def prepare(self, sweep: Sweep, told: Told) -> dict[str, Any]:
         """Computes the features that the trials share, of every task and backbone once; says what that took."""
-        wanted = {}
+        wanted: dict[tuple[str, str], tuple[Trial, Task]] = {}
         settings = sweep.job.settings
         for name in settings.methods:
             trial = settings.trial(name, settings.sizes(name)[0], {})
@@ -85,7 +87,7 @@ class Place:
         else:
             run_here(conductor, job, ended)
 
-    def _prepared(self, job: Job, wanted: list[Any]) -> Iterator[Prepared]:
+    def _prepared(self, job: Job, wanted: list[tuple[Trial, Task]]) -> Iterator[Prepared]:
         """Each in turn as it is done, on the cluster all side by side."""
         calls = [partial(_prepare, job, trial, task) for trial, task in wanted]
         if not self.ray:
@@ -102,7 +104,7 @@ def _called(call: Callable[[], Prepared]) -> Prepared:
     return call()
 
 
-def _prepare(job: Job, trial: Any, task: Any) -> Prepared:
+def _prepare(job: Job, trial: Trial, task: Task) -> Prepared:
     import torch
 
     torch.set_num_threads(job.threads)

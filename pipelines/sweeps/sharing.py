@@ -1,5 +1,6 @@
 """`python -m everline.pipelines.sweeps.sharing`: what stored features spare a trial, and what they cost on disk."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -55,7 +56,9 @@ class Shared:
 @click.option("--protocol", default="online", show_default=True, help="One that runs on each folder for itself.")
 @click.option("--size", type=int, help="Side of the images, in pixels.  [default: 224]")
 @set_option
-@click.option("--repeats", type=click.IntRange(1, 100), default=1, show_default=True, help="The quickest run counts.")
+@click.option(
+    "--repeats", type=click.IntRange(1, 100), default=1, show_default=True, help="In turns; the quickest counts."
+)
 @click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="CPU threads.")
 @json_option
 def sharing(
@@ -129,10 +132,14 @@ def _timed(trial: Trial, task: Task, folder: Path, repeats: int, told: Callable[
     def run(features: Features | None, how: str) -> TaskResult:
         return trial.on(task, lambda seed: told(f"{task.name} {how}"), features=features)
 
-    alone, mine = _quickest(repeats, lambda: run(None, "alone"))
     done = prepare(trial, task, images[task.name], folder, told(task.name))
-    reading, _ = _quickest(1, lambda: _read(stored(trial, [task], images, folder), task))
-    shared, theirs = _quickest(repeats, lambda: run(stored(trial, [task], images, folder), "with the store"))
+    reading, _ = _clock(lambda: _read(stored(trial, [task], images, folder), task))
+    alone = shared = math.inf
+    for _ in range(repeats):  # in turns: a machine that is busy for a while slows both
+        seconds, mine = _clock(lambda: run(None, "alone"))
+        alone = min(alone, seconds)
+        seconds, theirs = _clock(lambda: run(stored(trial, [task], images, folder), "with the store"))
+        shared = min(shared, seconds)
     if repr((mine.metrics, mine.curve)) != repr((theirs.metrics, theirs.curve)):  # NaN is equal to itself here
         raise DataError(f"{task.name}: other figures with the store than without; their times say nothing.")
     return Shared(task.name, done.images, done.bytes, alone, done.seconds, reading, shared)
@@ -146,13 +153,10 @@ def _read(features: Features | None, task: Task) -> None:
         features.get(path)
 
 
-def _quickest(repeats: int, work: Callable[[], Any]) -> tuple[float, Any]:
-    seconds: list[float] = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds), result
+def _clock(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    found = work()
+    return time.perf_counter() - start, found
 
 
 def main() -> None:

@@ -94,7 +94,7 @@ def _source(conductor: Conductor, job: Job, ended: Ended) -> Any:
             super().__init__()
             self.running: dict[str, Item] = {}
 
-        def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        def suggest(self, trial_id: str) -> Any:
             try:
                 return self._suggest(trial_id)
             except Exception as error:  # noqa: BLE001 - Tune would wrap it in a traceback of its own
