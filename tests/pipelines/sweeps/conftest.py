@@ -1,7 +1,8 @@
-"""Trials of a sweep made by hand: what the tests of outcomes, pages and runs in MLflow share."""
+"""Trials of a sweep made by hand, and logs of lines as their writer makes them."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -11,9 +12,12 @@ from everline.pipelines.sweeps.objectives import OBJECTIVES, measures
 from everline.pipelines.sweeps.outcome import Outcome
 from everline.pipelines.sweeps.record import COMPLETE, SEARCH, Item, TrialRecord
 from everline.pipelines.sweeps.settings import SweepSettings
+from everline.platform.log import LogReader, LogWriter
+from everline.platform.record import Record
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 Made = Callable[..., Any]
+Rows = Sequence[tuple[Any, ...]]
 
 
 def task_result(task: str, auroc: float, size: int, ms: float, by_seed: tuple[float, ...], aupro: float) -> TaskResult:
@@ -78,3 +82,30 @@ def outcome(asked: Made) -> Made:
         return Outcome(asked(**changed), records, {"ratio": math.nan, "shards": 2}, 12.5, finished, len(records))
 
     return made
+
+
+@pytest.fixture
+def write_log(tmp_path: Path) -> Callable[..., LogReader]:
+    """write_log(images, rows, name="mono"): a log of these rows, and a reader of it.
+
+    A row is ("good" | "bad" | "young" | "seen" | "confirmed", place of its image), where `seen` was inspected and
+    not learned; ("ok" | "defect", number of a record) is an operator's word; ("repeat", number) a repeated image.
+    """
+
+    def write(images: Sequence[bytes], rows: Rows, name: str = "mono") -> LogReader:
+        folder = tmp_path / "store" / name
+        with LogWriter.open(folder) as writer:
+            for n, (what, which) in enumerate(rows):
+                writer.append([_record(what, which, images, n)])
+        return LogReader(folder)
+
+    return write
+
+
+def _record(what: str, which: int, images: Sequence[bytes], n: int) -> Record:
+    if what in ("ok", "defect"):
+        return Record("feedback", f"feedback-{n}", data={"of": which, "label": what})
+    if what == "repeat":
+        return Record("repeat", f"r{n}", data={"of": which})
+    verdict = {"bad": "reject", "young": "learning"}.get(what, "pass")
+    return Record("image", f"i{n}", image=images[which], verdict=verdict, admitted=what in ("good", "young"))

@@ -1,0 +1,78 @@
+"""`everline tune LINE` and `everline sweep --publish LINE`, on real logs and a real registry."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from everline.methods.errors import ConfigError, DataError, StoreError, UnknownLine
+from everline.pipelines.main import cli
+from everline.platform.log import LogReader
+from everline.platform.settings import parse_line
+from everline.platform.versions import Versions
+
+Write = Callable[..., LogReader]
+OWN = {"method": "subspace", "false_reject_rate": 0.2, "params": {"size": 64, "sigma": 1.0}}
+
+
+@pytest.fixture
+def fleet_file(tracking_uri: str, tmp_path: Path) -> Path:
+    file = tmp_path / "fleet.yaml"
+    file.write_text(yaml.safe_dump({"store": "store", "tracking": tracking_uri, "lines": {"mono": OWN}}), "utf-8")
+    return file
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(cli, list(map(str, words)))
+
+
+def test_a_line_is_told_what_would_suit_it_and_why(
+    write_log: Write, parts: list[bytes], fleet_file: Path, tmp_path: Path, tracking_uri: str
+) -> None:
+    write_log(parts, [("good", n) for n in range(30)])
+    words = ["--method", "padim", "--samples", 2, "--no-ray", "--out", tmp_path / "out", "--publish"]
+    ran = call("tune", "mono", "--fleet", fleet_file, *words, "--json", tmp_path / "found.json")
+    assert ran.exit_code == 0, (ran.output, ran.exception)
+    found: dict[str, Any] = json.loads((tmp_path / "found.json").read_text("utf-8"))
+    assert (found["current"]["method"], found["current"]["searched"]) == ("subspace", {})
+    assert {t["method"] for t in found["sweep"]["trials"]} == {"subspace", "padim"}
+    assert {t["params"]["size"] for t in found["sweep"]["trials"]} == {64}
+    assert found["data"]["synthetic"] > 0 and "synthetic" in found["caveat"]
+    if found["change"]:
+        entry = parse_line("mono", yaml.safe_load(found["entry"])["mono"])
+        assert (entry.method, entry.false_reject_rate) == (found["recommended"]["method"], 0.2)
+    candidate = Versions(tracking_uri, "mono").candidate()
+    assert found["published"]["version"] == candidate is not None
+
+
+@pytest.mark.parametrize(("line", "error"), [("poly", UnknownLine), ("mono", StoreError)])
+def test_a_line_without_a_log_is_refused(fleet_file: Path, tmp_path: Path, line: str, error: type) -> None:
+    ran = call("tune", line, "--fleet", fleet_file, "--no-ray", "--out", tmp_path / "out")
+    assert isinstance(ran.exception, error)
+
+
+def test_defects_are_not_made_up_against_ones_will(
+    write_log: Write, parts: list[bytes], fleet_file: Path, tmp_path: Path
+) -> None:
+    write_log(parts, [("good", n) for n in range(30)])
+    words = ["--no-synthetic", "--no-ray", "--out", tmp_path / "out"]
+    assert isinstance(call("tune", "mono", "--fleet", fleet_file, *words).exception, DataError)
+
+
+def test_a_winner_is_registered_as_candidate(
+    write_disc: Callable[..., Path], fleet_file: Path, tmp_path: Path, tracking_uri: str
+) -> None:
+    root = write_disc(tmp_path / "bolt", 10, 6, 6)
+    other = write_disc(tmp_path / "nut", 10, 6, 6)
+    words = ["--method", "padim", "--set", "size=64", "--no-ray", "--publish", "mono", "--fleet", fleet_file]
+    both = call("sweep", "--data", root, other, *words, "--out", tmp_path / "both")
+    assert isinstance(both.exception, ConfigError) and "several tasks" in str(both.exception)
+    ran = call("sweep", "--data", root, *words, "--out", tmp_path / "out", "--json", tmp_path / "found.json")
+    assert ran.exit_code == 0, (ran.output, ran.exception)
+    found = json.loads((tmp_path / "found.json").read_text("utf-8"))
+    (version,) = Versions(tracking_uri, "mono").list()
+    assert found["published"]["version"] == version.version and version.aliases == ("candidate",)
+    assert version.tags["sweep"] == str(tmp_path / "out")
