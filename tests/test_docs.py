@@ -8,8 +8,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 from everline.methods import params
+from everline.pipelines.main import cli
 from everline.platform.settings import LineSettings
 
 ROOT = Path(__file__).parents[1]
@@ -60,6 +62,29 @@ def test_the_readmes_commands_run(tmp_path: Path, parts: list[bytes]) -> None:
             check=False,
         )
         assert ran.returncode == 0, (command, ran.stderr)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The everline commands of a page's console blocks, their words; those inside a shell's loop are not typed so."""
+    lines = "\n".join(blocks(page, "console")).replace("\\\n", " ").splitlines()
+    typed = (shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ everline"))
+    return [words for words in typed if not any("$" in word for word in words)]
+
+
+COMMANDS = [pytest.param(words, id=f"{page.name}-{words[1]}") for page in PAGES for words in commands(page)]
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_every_command_shown_is_one_that_everline_takes(words: list[str]) -> None:
+    command, name, rest = cli, "everline", words[1:]
+    while isinstance(command, click.Group):
+        name, found, rest = command.resolve_command(click.Context(command), rest)
+        command = found
+    command.make_context(name, rest)
+
+
+def test_there_are_commands() -> None:
+    assert {words[1] for page in PAGES for words in commands(page)} > {"stream", "evaluate", "sweep", "tune"}
 
 
 def test_every_setting_of_a_line_is_documented() -> None:

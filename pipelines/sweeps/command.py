@@ -13,6 +13,7 @@ import click
 from ...methods.errors import ConfigError, DataError, EverlineError
 from ..console import ERR, OUT, json_option, progress, show_blocks, write_json
 from ..datasets import Task
+from ..markdown import check_mark, filled, markdown_options, write_page
 from ..options import MANY, ManyValues, check_source, gather, read_sources, set_option, source_options
 from ..protocol_options import protocol_options
 from ..protocols import PROTOCOLS
@@ -20,7 +21,7 @@ from ..tracked import tracking_option
 from .features import Prepared
 from .objectives import OBJECTIVES
 from .outcome import Outcome
-from .pages import tables
+from .pages import memory_markdown, tables
 from .place import Place, place_options
 from .record import COMPLETE, FAILED, HELD_OUT, TrialRecord
 from .settings import SweepSettings
@@ -76,6 +77,7 @@ class Many(ManyValues):
     show_default=True,
     help="Of --publish: the fleet file.",
 )
+@markdown_options
 @json_option
 @tracking_option
 def sweep(
@@ -91,6 +93,8 @@ def sweep(
     resume: bool,
     line: str | None,
     fleet_file: Path,
+    markdown: Path | None,
+    mark: str | None,
     json_file: Path | None,
     tracking: str | None,
     **asked: Any,
@@ -101,6 +105,7 @@ def sweep(
     more. Trials run side by side on the Ray cluster that is there (RAY_ADDRESS), else on this machine. What has ended
     is kept: stopped, the sweep goes on with --resume --out DIR, and has the same trials as one that was not.
     """
+    check_mark(markdown, mark)
     if resume:
         job, tasks = _resumed(out, place, methods, folders, dataset, memory, settings, device, asked)
     else:
@@ -112,6 +117,8 @@ def sweep(
     if line is not None and fleet is not None and task is not None:
         more["published"] = propose_winner(found, task, line, fleet, job.out, quiet=quiet)
     write_json({**found.to_json(), **more}, json_file)
+    if markdown is not None:
+        write_page(markdown, filled(markdown, mark, memory_markdown(found)))
 
 
 def conduct(job: Job, tasks: Sequence[Task], place: Place, tracking: str | None, quiet: bool = False) -> Outcome:
