@@ -6,6 +6,7 @@ raises AssertionError. Known failures are (method, check) pairs with a reason, i
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,6 +91,48 @@ def check_out_of_range_is_refused_by_name(make: Make) -> None:
         assert "size" in str(error) and "-3" in str(error)
     else:
         raise AssertionError("size=-3 was accepted")
+
+
+def check_search_space(make: Make) -> None:
+    """A sweep tries what is allowed, the default among it, and nothing that the method refuses to be built with."""
+    detector = make()
+    rows = {name: (kind, default, spec) for name, kind, default, spec in params.table(type(detector))}
+    for name, (kind, default, spec) in rows.items():
+        for value in spec.search:
+            params.check(value, kind, spec, detector.name, name)
+        if params.ranged(kind, spec):
+            least, most = spec.search
+            assert least <= default <= most and least < most, f"{name}: {default} is not in {spec.search}"
+            assert least > 0 or not spec.log, f"{name}: a logarithmic scale never gets to {least}"
+        elif spec.search:
+            assert default in spec.search, f"{name}: {default} is not among {spec.search}"
+        if spec.when is not None:
+            _check_condition(name, rows, detector.name)
+    memory = detector.traits.memory
+    assert not memory or (rows[memory][0] in (int, float) and rows[memory][2].search), f"{memory} is no size to search"
+    for corner in corners(detector):
+        build(detector.name, **{**detector.params, **corner})
+
+
+def _check_condition(name: str, rows: dict[str, tuple[Any, Any, params.Param]], who: str) -> None:
+    """What a parameter hangs on is another one that may have such values, and in the end hangs on nothing itself."""
+    found, spec = [name], rows[name][2]
+    while spec.when is not None:
+        on, values = spec.when
+        assert on in rows and on not in found, f"{found[-1]} hangs on {on}"
+        assert values and spec.search, f"{found[-1]}: a condition without values, or of what is never searched"
+        for value in values:
+            params.check(value, rows[on][0], rows[on][2], who, on)
+        found, spec = [*found, on], rows[on][2]
+
+
+def corners(detector: Detector) -> Iterator[dict[str, Any]]:
+    """Parameters at the ends of what a sweep tries: each alone, then all at their first and all at their last."""
+    searched = {name: spec.search for name, _, _, spec in params.table(type(detector)) if spec.search}
+    for name, values in searched.items():
+        yield from ({name: value} for value in values)
+    for end in (0, -1):
+        yield {name: values[end] for name, values in searched.items()}
 
 
 def check_scoring_unlearned_is_an_error_or_finite(make: Make) -> None:

@@ -13,6 +13,8 @@ from .moments import Moments, under
 from .params import param
 from .routing import Router, described
 
+_GUARDED = tuple(range(1, 101))  # values of `guard` under which patches wait
+
 
 @dataclass(kw_only=True, eq=False)
 class Coreset(FeatureDetector):
@@ -51,19 +53,33 @@ class Coreset(FeatureDetector):
     """
 
     name: ClassVar[str] = "coreset"
-    traits: ClassVar[Traits] = Traits()
+    traits: ClassVar[Traits] = Traits(memory="memory")
 
-    memory: int = param(1000, "patch vectors kept", low=10, high=100_000, log=True)
+    memory: int = param(1000, "patch vectors kept", low=10, high=100_000, log=True, search=(100, 5000))
     slack: float = param(0.25, "share of the memory that may come on top before it is cut back", low=0.01, high=4)
     sketch: int = param(64, "dimensions of the random projection in which selection compares", low=2, high=1024)
     shrinkage: float = param(
-        0.01, "share of the mean variance added to each before whitening", low=0, high=1, open_low=True, log=True
+        0.01, "share of the mean variance added to each before whitening",
+        low=0, high=1, open_low=True, log=True, search=(0.001, 0.3),
+    )  # fmt: skip
+    positions: str = param(
+        "auto", "subtract the mean of each position", choices=("auto", "on", "off"), search=("auto", "on", "off")
     )
-    positions: str = param("auto", "subtract the mean of each position", choices=("auto", "on", "off"))
-    aligned: float = param(0.15, "share of variance explained by position above which auto does", low=0, high=1)
-    guard: int = param(1, "later images that must look the same before a new patch is kept; 0: none", low=0, high=100)
-    waiting: int = param(512, "new patches that may wait", low=16, high=100_000, unit="patches", log=True)
-    newcomers: int = param(64, "patches of one image that may join those that wait", low=1, high=10_000)
+    aligned: float = param(
+        0.15, "share of variance explained by position above which auto does",
+        low=0, high=1, search=(0.0, 0.5), when=("positions", ("auto",)),
+    )  # fmt: skip
+    guard: int = param(
+        1, "later images that must look the same before a new patch is kept; 0: none", low=0, high=100, search=(0, 4)
+    )
+    waiting: int = param(
+        512, "new patches that may wait",
+        low=16, high=100_000, unit="patches", log=True, search=(128, 4096), when=("guard", _GUARDED),
+    )  # fmt: skip
+    newcomers: int = param(
+        64, "patches of one image that may join those that wait",
+        low=1, high=10_000, log=True, search=(16, 256), when=("guard", _GUARDED),
+    )  # fmt: skip
     form: str = param(
         "shared",
         "what to keep of tasks: one bank for all, or one for each and the image's own is looked for",

@@ -253,7 +253,9 @@ class FeatureDetector(Detector):
     strides: tuple[int, ...] = param(
         (4, 8, 16), "strides of the backbone maps that are concatenated", choices=(4, 8, 16, 32)
     )
-    sigma: float = param(4.0, "Gaussian smoothing of the anomaly map", low=0, high=64, unit="pixels")
+    sigma: float = param(
+        4.0, "Gaussian smoothing of the anomaly map", low=0, high=64, unit="pixels", search=(1.0, 8.0)
+    )
 
     def embed(self, images: Tensor) -> Tensor:
         """uint8 RGB (B, 3, S, S) -> float32 (B, C, S/8, S/8). Raises WeightsError, ConfigError."""

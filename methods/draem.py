@@ -58,9 +58,12 @@ class Draem(ImageDetector):
     traits: ClassVar[Traits] = Traits(end_to_end=True, epochs=50, batch=4)
 
     width: float = param(1.0, "channels of both networks, times the paper's", low=0.01, high=4, log=True)
-    lr: float = param(1e-4, "learning rate of Adam", low=0, high=1, log=True)
+    lr: float = param(1e-4, "learning rate of Adam", low=0, high=1, log=True, search=(1e-5, 1e-3))
     textures: str = param(PROCEDURAL, "laid over normal images: procedural, or the path of a packed texture file")
-    filter: int = param(21, "side of the mean filter before the image's maximum; odd", low=1, high=255, unit="pixels")
+    filter: int = param(
+        21, "side of the mean filter before the image's maximum; odd",
+        low=1, high=255, unit="pixels", search=(1, 5, 11, 21, 31),
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -73,13 +73,20 @@ class EfficientAD(ImageDetector):
     teacher: str = param("", "teacher file (everline pretrain teacher makes one), or none: random, to test with")
     model: str = param("small", "patch description network: four or six convolutions", choices=MODELS)
     width: float = param(1.0, "share of the published kernels in hidden layers", low=0.01, high=4)
-    lr: float = param(1e-4, "learning rate of Adam", low=0, high=1, log=True)
-    hard: float = param(0.999, "quantile of squared differences above which the student learns", low=0, high=0.9999)
-    penalty: float = param(1.0, "weight of the penalty on pretraining pictures; 0: without", low=0, high=1000)
-    holdout: float = param(0.1, "share of images that are not trained on, for the quantiles", low=0, high=0.9)
+    lr: float = param(1e-4, "learning rate of Adam", low=0, high=1, log=True, search=(1e-5, 3e-3))
+    hard: float = param(
+        0.999, "quantile of squared differences above which the student learns",
+        low=0, high=0.9999, search=(0.9, 0.9995),
+    )  # fmt: skip
+    penalty: float = param(
+        1.0, "weight of the penalty on pretraining pictures; 0: without", low=0, high=1000, search=(0.0, 2.0)
+    )
+    holdout: float = param(
+        0.1, "share of images that are not trained on, for the quantiles", low=0, high=0.9, search=(0.05, 0.3)
+    )
     fresh: int = param(
         0, "latest held-out images that are kept and looked at anew for the quantiles (ours); 0: maps as they were",
-        low=0, high=RING,
+        low=0, high=RING, search=(0, 16),
     )  # fmt: skip
 
     @property

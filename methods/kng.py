@@ -189,22 +189,29 @@ class KNG(FeatureDetector):
     """
 
     name: ClassVar[str] = "kng"
-    traits: ClassVar[Traits] = Traits(needs_normals_first=True)
+    traits: ClassVar[Traits] = Traits(needs_normals_first=True, memory="nodes")
 
     shots: int = param(10, "first images, all normal, that found the gas", low=1, high=100, unit="images")
-    nodes: int = param(196, "nodes; the paper's K", low=2, high=4096, log=True)
-    dimensions: int = param(100, "dimensions that features are reduced to", low=2, high=1024, log=True)
+    nodes: int = param(196, "nodes; the paper's K", low=2, high=4096, log=True, search=(32, 800))
+    dimensions: int = param(
+        100, "dimensions that features are reduced to", low=2, high=1024, log=True, search=(24, 176)
+    )
     reduction: str = param(
         "channels", "how: a random subset of the channels, or a random projection", choices=("channels", "projection")
     )
     epochs: int = param(10, "passes of k-means over the first images", low=1, high=100)
     threshold: str = param(
-        "max", "admit within this over the distances to graph neighbours", choices=("mean", "min", "max", "none")
-    )
+        "max", "admit within this over the distances to graph neighbours",
+        choices=("mean", "min", "max", "none"), search=("mean", "min", "max", "none"),
+    )  # fmt: skip
     age_max: int = param(25, "age beyond which an edge goes", low=1, high=1_000_000, log=True)
     ageing: str = param("winner", "which edges age with a patch: its winner's, or all", choices=("winner", "graph"))
-    prior: float = param(100.0, "weight of the pooled covariance in each node's; 0: none", low=0, high=1e6)
-    epsilon: float = param(0.01, "added to the diagonal of every covariance", low=1e-6, high=100, log=True)
+    prior: float = param(
+        100.0, "weight of the pooled covariance in each node's; 0: none", low=0, high=1e6, log=True, search=(10.0, 1e4)
+    )
+    epsilon: float = param(
+        0.01, "added to the diagonal of every covariance", low=1e-6, high=100, log=True, search=(1e-4, 1.0)
+    )
     batch: int = param(1, "images judged by the same means and thresholds", low=1, high=1000, unit="images")
 
     def _reset(self) -> None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .adam import Adam, fill
-from .detector import FeatureDetector, Learned, Scores
+from .detector import FeatureDetector, Learned, Scores, Traits
 from .errors import ConfigError
 from .moments import Moments, whitening
 from .params import param
@@ -49,26 +49,49 @@ class LeMO(FeatureDetector):
     """
 
     name: ClassVar[str] = "lemo"
+    traits: ClassVar[Traits] = Traits(memory="prototypes")
 
-    prototypes: int = param(10, "prototypes in the memory (the paper's K)", low=2, high=1000)
+    prototypes: int = param(
+        10, "prototypes in the memory (the paper's K)", low=2, high=1000, log=True, search=(4, 128)
+    )
     dim: int = param(0, "dimensions after the projector; 0: as many as channels and coordinates", low=0, high=8192)
-    update: str = param("L", "of the prototypes: none, Learning-based, Feature-enhanced", choices=("none", "L", "F"))
+    update: str = param(
+        "L", "of the prototypes: none, Learning-based, Feature-enhanced",
+        choices=("none", "L", "F"), search=("none", "L", "F"),
+    )  # fmt: skip
     init: str = param("orthogonal", "first prototypes", choices=("image", "noise", "orthogonal"))
     projector: str = param(
         "orthogonal", "first 1x1 convolution; uniform: torch's own", choices=("orthogonal", "uniform")
     )
     score_rule: str = param("nearest", "nearest: equation 3; softmin: equation 4", choices=("nearest", "softmin"))
     whiten: bool = param(True, "whiten the features by their running moments (ours)")
-    shrinkage: float = param(0.01, "share of the mean variance added before whitening", low=0, high=1, open_low=True)
+    shrinkage: float = param(
+        0.01, "share of the mean variance added before whitening",
+        low=0, high=1, open_low=True, log=True, search=(0.001, 0.3), when=("whiten", (True,)),
+    )  # fmt: skip
     refresh: float = param(1.1, "whiten anew when the stream grew by this factor; 1: every image", low=1, high=10)
-    lr: float = param(1e-4, "learning rate of Adam (paper: 1e-3); 0: never train", low=0, high=1, log=True)
+    lr: float = param(
+        1e-4, "learning rate of Adam (paper: 1e-3); 0: never train", low=0, high=1, log=True, search=(1e-6, 1e-2)
+    )
     weight_decay: float = param(5e-4, "L2 penalty within Adam", low=0, high=1, log=True)
     margin: float = param(1e-5, "distance that costs nothing (the paper's r)", low=0, high=1000)
-    temperature: float = param(0.1, "of AnoNCE; the paper says sharp, gives none", low=1e-3, high=100, log=True)
-    positives: int = param(1, "nearest prototypes that attract; the paper gives no number", low=1, high=999)
-    attraction: float = param(0.0, "weight of the mean distance to the nearest prototype (ours)", low=0, high=1000)
-    min_share: float = param(0.5, "F: groups below this share of N/K are merged and split", low=0, high=0.5)
-    momentum: float = param(0.0, "F: share of the old prototype that is kept", low=0, high=1)
+    temperature: float = param(
+        0.1, "of AnoNCE; the paper says sharp, gives none", low=1e-3, high=100, log=True, search=(0.01, 1.0)
+    )
+    positives: int = param(
+        1, "nearest prototypes that attract; the paper gives no number", low=1, high=999, search=(1, 3)
+    )
+    attraction: float = param(
+        0.0, "weight of the mean distance to the nearest prototype (ours)",
+        low=0, high=1000, search=(0.0, 2.0), when=("whiten", (False,)),
+    )  # fmt: skip
+    min_share: float = param(
+        0.5, "F: groups below this share of N/K are merged and split",
+        low=0, high=0.5, search=(0.0, 0.5), when=("update", ("F",)),
+    )  # fmt: skip
+    momentum: float = param(
+        0.0, "F: share of the old prototype that is kept", low=0, high=1, search=(0.0, 0.99), when=("update", ("F",))
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

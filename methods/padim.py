@@ -55,11 +55,20 @@ class PaDiM(FeatureDetector):
     traits: ClassVar[Traits] = Traits()
 
     channels: int = param(
-        100, "channels drawn at random from the backbone's (all where it has fewer)", low=1, high=2000
+        100, "channels drawn at random from the backbone's (all where it has fewer)", low=1, high=2000,
+        log=True, search=(20, 180),
+    )  # fmt: skip
+    shrinkage: float = param(
+        0.01, "added to each variance, as published",
+        low=0, high=100, open_low=True, log=True, search=(0.001, 1.0),
+    )  # fmt: skip
+    floor: float = param(
+        0.03, "share of the mean variance of all positions that is added to each",
+        low=0, high=1, log=True, search=(0.003, 0.3),
+    )  # fmt: skip
+    prior: float = param(
+        0.0, "images that the covariance of all positions together counts for", low=0, high=1e6, search=(0.0, 50.0)
     )
-    shrinkage: float = param(0.01, "added to each variance, as published", low=0, high=100, open_low=True, log=True)
-    floor: float = param(0.03, "share of the mean variance of all positions that is added to each", low=0, high=1)
-    prior: float = param(0.0, "images that the covariance of all positions together counts for", low=0, high=1e6)
     form: str = param(
         "pooled",
         "what to keep of tasks: moments of all together, of the latest, of each, or their average over tasks",

@@ -24,7 +24,7 @@ class Param:
     choices: tuple[Any, ...] | None = None
     unit: str = ""
     log: bool = False  # a sweep should walk it on a logarithmic scale
-    search: tuple[Any, ...] = ()  # what a sweep tries: (least, most) of a number, else choices; empty: not searched
+    search: tuple[Any, ...] = ()  # what a sweep tries: two numbers, all between them; else these; empty: nothing
     when: tuple[str, tuple[Any, ...]] | None = None  # searched only where that parameter has one of these values
     recorded: bool = True  # False: says where to run, not what is learned; not part of a version
 
@@ -62,6 +62,11 @@ def table(cls: type) -> Iterator[tuple[str, Any, Any, Param]]:
     for field in dataclasses.fields(cls):
         if "param" in field.metadata:
             yield field.name, hints[field.name], field.default, field.metadata["param"]
+
+
+def ranged(kind: Any, spec: Param) -> bool:
+    """Whether a sweep tries all between two numbers; otherwise it chooses among what `search` lists."""
+    return kind in (int, float) and len(spec.search) == 2
 
 
 def parse(cls: type, given: Mapping[str, Any], who: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .detector import FeatureDetector, Learned, Scores
+from .detector import FeatureDetector, Learned, Scores, Traits
 from .errors import ConfigError
 from .neighbours import farthest_first, nearest
 from .params import param
@@ -45,18 +45,31 @@ class PatchCore(FeatureDetector):
     """
 
     name: ClassVar[str] = "patchcore"
+    traits: ClassVar[Traits] = Traits(memory="memory")
 
     form: str = param("offline", "how the bank comes about", choices=("offline", "ema", "pseudo"))
-    ratio: float = param(0.1, "share of the patches that enter the bank", low=0, high=1, open_low=True, log=True)
-    memory: int = param(5000, "most rows of the bank", low=10, high=1_000_000, log=True)
+    ratio: float = param(
+        0.1, "share of the patches that enter the bank",
+        low=0, high=1, open_low=True, log=True, search=(0.01, 0.25),
+    )  # fmt: skip
+    memory: int = param(5000, "most rows of the bank", low=10, high=1_000_000, log=True, search=(300, 10_000))
     pool: int = param(50_000, "patches kept to select from", low=10, high=10_000_000, unit="patches", log=True)
     sketch: int = param(64, "dimensions of the random projection in which selection compares", low=2, high=1024)
-    neighbours: int = param(9, "rows that weigh the image score (b); 0: maximum of the map", low=0, high=99)
-    first: int = param(10, "ema, pseudo: normal images that make the first bank", low=1, high=1000)
-    momentum: float = param(0.9, "ema: share of a row that stays when a patch moves it", low=0, high=1)
-    gate: float = param(
-        1.0, "pseudo: highest score of the first images, each left out, times this is the threshold", low=0, high=100
+    neighbours: int = param(
+        9, "rows that weigh the image score (b); 0: maximum of the map", low=0, high=99, search=(0, 3, 5, 9, 15)
     )
+    first: int = param(
+        10, "ema, pseudo: normal images that make the first bank",
+        low=1, high=1000, search=(5, 40), when=("form", ("ema", "pseudo")),
+    )  # fmt: skip
+    momentum: float = param(
+        0.9, "ema: share of a row that stays when a patch moves it",
+        low=0, high=1, search=(0.5, 0.999), when=("form", ("ema",)),
+    )  # fmt: skip
+    gate: float = param(
+        1.0, "pseudo: highest score of the first images, each left out, times this is the threshold",
+        low=0, high=100, search=(0.7, 1.5), when=("form", ("pseudo",)),
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()

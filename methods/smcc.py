@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .adam import Adam, fill
-from .detector import FeatureDetector, Learned, Scores
+from .detector import FeatureDetector, Learned, Scores, Traits
 from .errors import ConfigError
 from .mixture import Mixture, begin, coreset, improve, seeds
 from .params import param
@@ -67,15 +67,25 @@ class SMCC(FeatureDetector):
     """
 
     name: ClassVar[str] = "smcc"
+    traits: ClassVar[Traits] = Traits(memory="bank")
 
-    centers: int = param(10, "components of the mixture; their means are the center set", low=2, high=1000)
+    centers: int = param(
+        10, "components of the mixture; their means are the center set", low=2, high=1000, log=True, search=(4, 64)
+    )
     covariance: str = param("diag", "of the mixture's components", choices=("diag", "full"))
-    bank: int = param(16, "images in the memory (the paper's batch size)", low=1, high=1000, unit="images")
-    sampling: float = param(0.1, "share of an image's patches that is drawn", low=0, high=1, open_low=True)
+    bank: int = param(
+        16, "images in the memory (the paper's batch size)",
+        low=1, high=1000, unit="images", log=True, search=(4, 128),
+    )  # fmt: skip
+    sampling: float = param(
+        0.1, "share of an image's patches that is drawn", low=0, high=1, open_low=True, log=True, search=(0.02, 0.5)
+    )
     coreset: int = param(2000, "weighted patches on which the mixture is fitted", low=50, high=100_000, log=True)
     refit: float = param(2.0, "fit the mixture anew when the stream grew by this factor", low=1.01, high=100)
-    neighbours: int = param(3, "nearest memory patches whose mean distance is the score", low=1, high=100)
-    lr: float = param(1e-3, "learning rate of Adam; 0: never train", low=0, high=1, log=True)
+    neighbours: int = param(
+        3, "nearest memory patches whose mean distance is the score", low=1, high=100, search=(1, 9)
+    )
+    lr: float = param(1e-3, "learning rate of Adam; 0: never train", low=0, high=1, log=True, search=(1e-5, 1e-2))
     weight_decay: float = param(5e-4, "L2 penalty within Adam", low=0, high=1, log=True)
     apart: float = param(1.0, "weight of L_o; 0: without", low=0, high=100)
     select: bool = param(True, "score with the best projector so far, not the last (label-free)")

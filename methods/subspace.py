@@ -42,13 +42,16 @@ class Subspace(FeatureDetector):
         "whitened",
         "whitened: Mahalanobis distance; residual: distance from the principal subspace",
         choices=("whitened", "residual"),
+        search=("whitened", "residual"),
     )
     explained: float = param(
-        0.99, "residual: share of the variance that the subspace explains", low=0, high=0.99999, open_low=True
-    )
+        0.99, "residual: share of the variance that the subspace explains",
+        low=0, high=0.99999, open_low=True, search=(0.8, 0.999), when=("score_rule", ("residual",)),
+    )  # fmt: skip
     shrinkage: float = param(
-        0.01, "whitened: share of the mean variance added to each", low=0, high=1, open_low=True, log=True
-    )
+        0.01, "whitened: share of the mean variance added to each",
+        low=0, high=1, open_low=True, log=True, search=(0.001, 0.3), when=("score_rule", ("whitened",)),
+    )  # fmt: skip
 
     def _reset(self) -> None:
         self._moments: Moments | None = None
