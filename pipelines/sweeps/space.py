@@ -83,10 +83,10 @@ def _declared(cls: type[Detector], names: Collection[str]) -> list[Dimension]:
 
 
 def _ordered(dimensions: list[Dimension]) -> list[Dimension]:
-    """By how many conditions hang on each other; otherwise in the order they had."""
-    on = {one.name: one.when[0] for one in dimensions if one.when is not None}
+    """By how many conditions stand before each; otherwise in the order they had."""
+    named = {one.name: one for one in dimensions}
 
-    def depth(name: str) -> int:
-        return 1 + depth(on[name]) if name in on else 0
+    def depth(one: Dimension) -> int:
+        return 0 if one.when is None or one.when[0] not in named else 1 + depth(named[one.when[0]])
 
-    return sorted(dimensions, key=lambda one: depth(one.name))
+    return sorted(dimensions, key=depth)

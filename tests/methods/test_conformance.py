@@ -1,11 +1,16 @@
 """Runs every check of the conformance suite on every registered method and on some variants."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from everline.methods import conformance
 from everline.methods.detector import Detector
+from everline.methods.errors import ConfigError
+from everline.methods.params import param
 from everline.methods.registry import METHODS, build
+from everline.methods.subspace import Subspace
 
 # (method or variant, check): why it is known to fail. Strict: one that passes again breaks the build.
 KNOWN: dict[tuple[str, str], str] = {
@@ -53,6 +58,27 @@ def test_conforms(method: str, check: str) -> None:
 @pytest.mark.parametrize("seed", [1])
 def test_a_student_finds_the_defect_whatever_its_seed(seed: int) -> None:
     conformance.check_finds_an_obvious_defect(maker("efficientad", seed))
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"search": (0.1, 0.9)}, "0.99 is not in"),
+        ({"search": (0.0, 0.995), "log": True}, "logarithmic"),
+        ({"search": (0.9, 0.995), "when": ("explained", (0.99,))}, "hangs on"),
+        ({"search": (0.9, 0.995), "when": ("shrinkage", (7.0,))}, "shrinkage must be in"),
+        ({"when": ("score_rule", ("residual",))}, "never searched"),
+        ({"search": (0.5, 1.5)}, "explained must be in"),
+        ({"search": (0.9, 0.95, 0.999)}, "not among"),
+    ],
+)
+def test_a_search_space_that_makes_no_sense_is_found(spec: dict[str, Any], said: str) -> None:
+    @dataclass(kw_only=True, eq=False)
+    class Wrong(Subspace):
+        explained: float = param(0.99, "share", low=0, high=0.99999, **spec)
+
+    with pytest.raises((AssertionError, ConfigError), match=said):
+        conformance.check_search_space(lambda: Wrong(size=conformance.SIZE))
 
 
 def test_suite_is_not_empty() -> None:

@@ -62,6 +62,23 @@ def test_methods_name_lists_its_parameters() -> None:
     assert "shrinkage" in shown.output or "floor" in shown.output
 
 
+def test_methods_tell_what_a_sweep_tries() -> None:
+    found = json.loads(CliRunner().invoke(cli, ["methods", "--json", "-"]).output)
+    rows = {row["name"]: row for row in found["lemo"]["params"]}
+    assert found["lemo"]["traits"]["memory"] == "prototypes"
+    assert (rows["lr"]["search"], rows["lr"]["log"], rows["lr"]["when"]) == ([1e-6, 1e-2], True, None)
+    assert rows["momentum"]["when"] == {"name": "update", "values": ["F"]}
+    assert rows["seed"]["search"] == []
+
+
+def test_methods_name_shows_what_a_sweep_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("everline.pipelines.console.OUT.width", 300)
+    shown = CliRunner().invoke(cli, ["methods", "coreset"]).output
+    assert "100 to 5000, log" in shown and "auto | on | off" in shown
+    assert "0 to 0.5 (where positions is auto)" in shown and "(where guard is 1 to 100)" in shown
+    assert "memory" in CliRunner().invoke(cli, ["methods"]).output
+
+
 def test_an_unknown_method_is_told_the_valid_ones() -> None:
     ran = everline("methods", "padmi")
     assert ran.returncode == 2
