@@ -8,7 +8,7 @@ DATA ?= ../shared/data
 SEQUENCE := deeppcb_20085 mtd paper_brg01 paper_flr01 paper_gla01 paper_zpb01
 BESIDE := deeppcb_00041 paper_btn01 paper_fvn01
 
-.PHONY: help setup demo test test-all check format lock results ablations continual continual-networks clean
+.PHONY: help setup demo test test-all check format lock results ablations continual continual-networks memory clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -74,6 +74,11 @@ continual-networks: setup build/teacher.safetensors ## the same of efficientad a
 	$(BIN)/everline compare build/efficientad/replay-300/efficientad.json build/six/class/padim-per-task.json \
 	  build/six/naive/padim-averaged.json build/draem/replay-300/draem.json build/six/naive/padim.json build/six/naive/coreset.json \
 	  --markdown docs/results-continual.md --mark table-5-4
+
+memory: setup ## how much memory is enough, in docs/results.md anew, on three folders of DATA (half an hour; goes on)
+	@if test -e build/memory/sweep.json; then set -- --resume; else set -- --method coreset,lemo,kng,patchcore,padim,subspace \
+	  --memory 30,100,300,1000 --set size=128 patchcore.form=ema --data $(addprefix $(DATA)/,mtd deeppcb_20085 deeppcb_00041); fi; \
+	$(BIN)/everline sweep "$$@" --out build/memory --tracking none --markdown docs/results.md --mark memory
 
 format: setup ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .

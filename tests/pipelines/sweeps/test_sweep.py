@@ -71,6 +71,22 @@ def test_a_trial_gives_what_an_evaluation_of_its_images_gives(data: Path, tmp_pa
         assert trial["state_bytes"] == direct.state_bytes
 
 
+def test_a_sweep_is_in_mlflow_and_its_trials_are_below_it(data: Path, tmp_path: Path, tracking_uri: str) -> None:
+    from mlflow import MlflowClient
+
+    swept(data, tmp_path / "out", "--method", "padim,subspace", "--tracking", tracking_uri)
+    client = MlflowClient(tracking_uri)
+    experiment = client.get_experiment_by_name("everline/sweep/online")
+    runs = client.search_runs([experiment.experiment_id])
+    parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    below = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(below) == 8 and all(run.info.status == "FINISHED" for run in runs)
+    assert {run.data.params["method"] for run in below} == {"padim", "subspace"}
+    assert all({"objective", "image_auroc", "state_bytes", "ms_per_image"} <= run.data.metrics.keys() for run in below)
+    files = {one.path for one in client.list_artifacts(below[0].info.run_id)}
+    assert {"result.json", "curve.svg", "heatmaps.png"} <= files
+
+
 def test_features_are_computed_once_for_all_trials(data: Path, tmp_path: Path) -> None:
     shared = ["--features", tmp_path / "shared"]
     first = swept(data, tmp_path / "one", "--method", "padim,subspace", *shared)["features"]
