@@ -50,9 +50,10 @@ def origins(found: Compared) -> list[str]:
 def scatter(found: Compared, other: int) -> Curve:
     """Every image's score by one version over that by the first; marked: the first one's threshold."""
     first, second = found.subjects[0], found.subjects[other]
-    series: dict[str, list[tuple[float, float]]] = {}
+    series: dict[str, list[tuple[float, float]]] = {name: [] for name in SERIES.values()}
     for row in found.rows:
-        series.setdefault(SERIES[row.defect], []).append((row.scores[0], row.scores[other]))
+        series[SERIES[row.defect]].append((row.scores[0], row.scores[other]))
+    series = {name: points for name, points in series.items() if points}
     threshold = second.scorer.calibration.threshold
     return Curve(
         f"Scores of {second.label} over those of {first.label}",

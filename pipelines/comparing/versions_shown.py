@@ -49,7 +49,7 @@ def versions(found: Compared) -> Table:
             *(shown(times[name], ".2f") for name in ("backbone", "score")),
         ]
         rows.append(cells)
-    note = "Rate to keep: of good images rejected. ms: an image, but for the first; who embed alike share it."
+    note = "Rate to keep: of good images rejected. ms: an image, but for the first; one backbone pass for all alike."
     return Table("versions", [*heads, "score\nms"], rows, note)
 
 
@@ -105,9 +105,7 @@ def changes(found: Compared) -> list[Table]:
     rows = found.changes
     if not rows:
         return []
-    heads = ["image", "truth"]
-    for subject in found.subjects:
-        heads += [f"{subject.label}\n{what}" for what in ("score", "p", "verdict")]
+    heads = ["image", "truth", *(subject.label for subject in found.subjects)]
     note = f"The {MOST} most different of {len(rows)}." if len(rows) > MOST else ""
     several = len(found.folders) > 1
     body = [[*_head(row, several), *_verdicts(row), _right(found, row)] for row in rows[:MOST]]
@@ -124,10 +122,9 @@ def _head(row: Row, several: bool) -> Cells:
 
 
 def _verdicts(row: Row) -> Cells:
-    cells: Cells = []
-    for score, p, rejected in zip(row.scores, row.p_values, row.rejected, strict=True):
-        cells += [f"{score:.4g}", f"{p:.3g}", "reject" if rejected else "pass"]
-    return cells
+    """`reject 129.1 (p 0.0488)` for each version."""
+    every = zip(row.scores, row.p_values, row.rejected, strict=True)
+    return [f"{'reject' if rejected else 'pass'} {score:.4g} (p {p:.3g})" for score, p, rejected in every]
 
 
 def _right(found: Compared, row: Row) -> str | None:
