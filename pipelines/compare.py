@@ -1,59 +1,134 @@
-"""`everline compare`: result records side by side, as tables and curves; docs/results.md is made with it."""
+"""`everline compare`: result records side by side, or versions of lines; docs/results.md is made with it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from ..methods.errors import ConfigError
+from .comparing.outlets import Outlets, as_text
+from .comparing.paired import Paired, paired, paired_tables
+from .comparing.sources import is_run, read_experiment, read_words
+from .comparing.versions_named import is_version
 from .comparison import Comparison, Record
 from .comparison_continual import heats, trends
 from .comparison_curves import drawings
 from .comparison_tables import tables
-from .console import json_option, show_blocks, write_json
+from .console import ERR, fleet_option, json_option
 from .labels import changed, seeds
-from .markdown import check_mark, escaped, filled, markdown_options, table_markdown, write_page
-from .report import Report, Table, write_report
+from .markdown import markdown_options
+from .options import ManyValues
+from .report import Report, Table
+from .tracked import tracking_to
 
 
-@click.command()
-@click.argument("records", nargs=-1, required=True, type=click.Path(path_type=Path))
+class ManyFolders(ManyValues):
+    """`--data A B C`."""
+
+    many = ("--data",)
+
+
+@click.command(cls=ManyFolders)
+@click.argument("words", metavar="[RECORD|RUN|LINE@VERSION]...", nargs=-1)
+@click.option("--experiment", metavar="NAME", help="Compare all finished runs of this experiment in MLflow, too.")
+@click.option(
+    "--data", "folders", multiple=True, type=click.Path(path_type=Path), metavar="DIR...",
+    help="Of versions: images to judge. Folders in MVTec layout, or of images alone, whose truth is not known.",
+)  # fmt: skip
+@fleet_option
+@tracking_to("runs are read from, and that a comparison of versions goes to (by default: the fleet's)")
 @click.option(
     "--report", "report_file", type=click.Path(path_type=Path, dir_okay=False),
-    help="Write a page with the tables and a curve for each task (HTML, self-contained).",
+    help="Write a page with the tables, and curves or heatmaps (HTML, self-contained).",
 )  # fmt: skip
 @markdown_options
 @json_option
 def compare(
-    records: tuple[Path, ...],
+    words: tuple[str, ...],
+    experiment: str | None,
+    folders: tuple[Path, ...],
+    fleet_file: Path,
+    tracking: str | None,
     report_file: Path | None,
     markdown: Path | None,
     mark: str | None,
     json_file: Path | None,
 ) -> None:
-    """Compare result RECORDs (JSON files of everline evaluate): an overview first, then each figure by task.
+    """Compare result records (JSON files of everline evaluate, or RUNs of MLflow), or versions of lines.
 
-    Records must be of one protocol and one image size: figures of different ones do not compare. What else they
-    differ in names them: `padim shots=1`, `padim shots=4`. Means are over the tasks that all of them have.
+    Records: an overview first, then each figure by task, and what seeds say of the differences. They must be of one
+    protocol and one image size: figures of different ones do not compare. What else they differ in names them: `padim
+    shots=1`, `padim shots=4`. Means are over the tasks that all of them have. A RUN is an id, or 8 digits of it.
+
+    Versions: LINE@current, LINE@previous, LINE@candidate or LINE@7 of a fleet, judging the images of --data. Says how
+    good each is at its own threshold, and whose verdicts change; a run in MLflow for each.
     """
-    check_mark(markdown, mark)
-    comparison = Comparison.read(records)
-    made = tables(comparison)
+    outlets = Outlets(report_file, markdown, mark, json_file)
+    versions = [word for word in words if is_version(word)]
+    if not versions:
+        refuse(("folders", "fleet_file"), "is of versions (LINE@current), and these are records")
+        compare_records(words, experiment, tracking, outlets)
+        return
+    others = [word for word in words if word not in versions]
+    if others:
+        raise ConfigError(f"compare: {versions[0]} is a version and {others[0]} a record; compare like with like.")
+    refuse(("experiment",), "is of records, and these are versions of lines")
+    from .comparing.versions_command import compare_versions
+
+    told = _said("tracking", including_environment=True)
+    compare_versions(words, folders, fleet_file, (tracking,) if told else (), outlets)
+
+
+def compare_records(words: Sequence[str], experiment: str | None, tracking: str | None, outlets: Outlets) -> None:
+    """Raises ConfigError for nothing to compare, and for an option that says where none of these come from."""
+    if not words and experiment is None:
+        raise click.UsageError("Missing argument: give records, runs or --experiment, or versions (LINE@current).")
+    if experiment is None and not any(map(is_run, words)):
+        refuse(("tracking",), "says where runs are, and these are files")
+    sources = read_words(words, tracking)
+    if experiment is not None:
+        more, without = read_experiment(experiment, tracking)
+        sources += more
+        if without:
+            ERR.print(f"{experiment}: {without} finished runs have no record and are left out.", highlight=False)
+    comparison = Comparison.of(sources)
+    found = paired(comparison)
+    made = with_seeds(tables(comparison), found)
     matrices = [one.table("learned") for one in heats(comparison)]
-    page = filled(markdown, mark, as_markdown(comparison, [*made, *matrices])) if markdown else ""
-    write_json(comparison.to_json(), json_file)
-    if markdown:
-        write_page(markdown, page)
-    if report_file:
-        write_report(as_report(comparison, made), report_file)
-    if str(json_file) != "-":
-        for table in (*made, *matrices):
-            show_blocks(table.title, table.columns, table.rows, table.note)
+    outlets.deliver(
+        {**comparison.to_json(), "significance": found.to_json()},
+        [*made, *matrices],
+        as_markdown(comparison, [*made, *matrices]),
+        lambda: as_report(comparison, made),
+    )
+
+
+def refuse(names: Sequence[str], why: str) -> None:
+    """Raises ConfigError for the first of these options that was given."""
+    options = {param.name: param.opts[0] for param in click.get_current_context().command.params}
+    for name in names:
+        if _said(name):
+            raise ConfigError(f"compare: {options[name]} {why}.")
+
+
+def _said(name: str, including_environment: bool = False) -> bool:
+    kinds = click.core.ParameterSource
+    source = click.get_current_context().get_parameter_source(name)
+    return source == kinds.COMMANDLINE or (including_environment and source == kinds.ENVIRONMENT)
+
+
+def with_seeds(made: Sequence[Table], found: Paired) -> list[Table]:
+    """The tables with those over seeds behind them; where there are none, the overview says why."""
+    if found.best is None:
+        first, *others = made
+        return [replace(first, note=" ".join(filter(None, [first.note, found.why]))), *others]
+    return [*made, *paired_tables(found)]
 
 
 def as_markdown(comparison: Comparison, made: Sequence[Table]) -> str:
     """The tables as Markdown, then what made each record."""
-    origins = [f"* {escaped(origin(record))}\n" for record in comparison.records]
-    return "".join([table_markdown(table) for table in made] + origins)
+    return as_text(made, [origin(record) for record in comparison.records])
 
 
 def as_report(comparison: Comparison, made: Sequence[Table]) -> Report:
@@ -73,4 +148,5 @@ def origin(record: Record) -> str:
     words = changed(record.result)
     given = ", ".join(f"{name}={value}" for name, value in words.items()) or "defaults"
     ((what, which),) = seeds(record.result).items()
-    return f"{record.label}: {given}; {what} {which}, everline {record.result.everline_version}"
+    where = f"; {record.source}" if record.source.run_id else ""
+    return f"{record.label}: {given}; {what} {which}, everline {record.result.everline_version}{where}"

@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from ..methods.errors import ConfigError, DataError
+from .comparing.sources import Source, read_file
 from .continual import Continual
 from .continual_tables import plain
 from .figures import FIGURES, GAINS, Figure, Value, number
 from .labels import changed, labels, options
 from .references import with_references
-from .results import Result, TaskResult, read_result
+from .results import Result, TaskResult
 
 
 @dataclass(frozen=True)
 class Record:
-    """One result, with what it is called here and the file that it came from."""
+    """One result, with what it is called here and where it came from."""
 
     label: str
-    file: Path
+    source: Source
     result: Result
 
     @cached_property
@@ -34,7 +35,8 @@ class Record:
         result = self.result
         return {
             "label": self.label,
-            "file": str(self.file),
+            "file": None if self.source.run_id else str(self.source),
+            "run": self.source.run_id or None,
             "method": result.method,
             "changed": {name: result.params[name] for name in changed(result)},
             "options": dict(result.options),
@@ -58,12 +60,17 @@ class Comparison:
 
     @classmethod
     def read(cls, files: Sequence[Path]) -> "Comparison":
-        """Raises DataError for a file that is no record, ConfigError for records that do not compare."""
-        results = [read_result(file) for file in files]
-        check(results, files)
+        """Of records in files. Raises DataError for a file that is no record, and what `of` does."""
+        return cls.of([read_file(file) for file in files])
+
+    @classmethod
+    def of(cls, sources: Sequence[Source]) -> "Comparison":
+        """Raises ConfigError for records that do not compare, DataError for one that cannot be."""
+        results = [source.result for source in sources]
+        check(results, sources)
         results = with_references(results)
-        made = zip(labels(results, files), files, results, strict=True)
-        return cls([Record(label, file, result) for label, file, result in made])
+        made = zip(labels(results, sources), sources, results, strict=True)
+        return cls([Record(label, source, result) for label, source, result in made])
 
     @cached_property
     def tasks(self) -> list[str]:
@@ -122,34 +129,35 @@ class Comparison:
 KEYS = FIGURES | {f"gain_{name}": figure for name, figure in GAINS.items()}
 
 
-def check(results: Sequence[Result], files: Sequence[Path]) -> None:
+def check(results: Sequence[Result], sources: Sequence[Source]) -> None:
     """Raises ConfigError for records that do not compare, DataError for one that has a task twice."""
-    twice = [str(file) for n, file in enumerate(files) if file.resolve() in {one.resolve() for one in files[:n]}]
+    twice = [str(one) for n, one in enumerate(sources) if one.identity in {other.identity for other in sources[:n]}]
     if twice:
         raise ConfigError(f"compare: {twice[0]} is given twice.")
     for what in ("protocol", "size", "dataset"):
         values = sorted({str(getattr(result, what) or "folders of your own") for result in results})
         if len(values) > 1:
             raise ConfigError(f"compare: the records differ in {what} ({', '.join(values)}); compare like with like.")
-    for result, file in zip(results, files, strict=True):
+    for result, source in zip(results, sources, strict=True):
         if len({task.task for task in result.tasks}) < len(result.tasks):
-            raise DataError(f"{file}: two of its tasks have one name; this is no result record of everline.")
+            raise DataError(f"{source}: two of its tasks have one name; this is no result record of everline.")
         if (result.protocol == Continual.name) != (result.continued is not None):
-            raise DataError(f"{file}: only a record of the protocol continual has a sequence, and each of them has.")
-    check_data(results, files)
+            raise DataError(f"{source}: only a record of the protocol continual has a sequence, and each of them has.")
+    check_data(results, sources)
 
 
-def check_data(results: Sequence[Result], files: Sequence[Path]) -> None:
+def check_data(results: Sequence[Result], sources: Sequence[Source]) -> None:
     """Raises ConfigError where no task is shared, or one has other numbers of images under the same options."""
     if not set.intersection(*({task.task for task in result.tasks} for result in results)):
         raise ConfigError("compare: there is no task that all records have; compare records of the same data.")
-    seen: dict[tuple[str, str], tuple[int, int, Path]] = {}
-    for result, file in zip(results, files, strict=True):
+    seen: dict[tuple[str, str], tuple[int, int, Source]] = {}
+    for result, source in zip(results, sources, strict=True):
         alike = "" if result.continued else str(options(result))  # no option of a sequence changes how many there are
         for task in result.tasks:
-            train, test, first = seen.setdefault((task.task, alike), (task.n_train, task.n_test, file))
+            train, test, first = seen.setdefault((task.task, alike), (task.n_train, task.n_test, source))
             if (train, test) != (task.n_train, task.n_test):
                 raise ConfigError(
                     f"compare: {task.task} has {train} images to learn and {test} to judge in {first}, "
-                    f"{task.n_train} and {task.n_test} in {file}: other data of the same name; compare like with like."
+                    f"{task.n_train} and {task.n_test} in {source}: other data of the same name; "
+                    "compare like with like."
                 )

@@ -1,21 +1,22 @@
 """What records are called beside each other: the method, and exactly what tells its records apart."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ..methods.params import table
 from ..methods.registry import METHODS
+from .comparing.sources import Source
 from .results import Result
 
 Words = dict[str, str]  # name: value, as they would be typed
 
 
-def labels(results: Sequence[Result], files: Sequence[Path]) -> list[str]:
+def labels(results: Sequence[Result], sources: Sequence[Source]) -> list[str]:
     """METHOD NAME=VALUE...: the parameters and seeds in which the records of one method differ, and the options.
 
     An option is named where any two records differ in it, of whatever method: it makes another experiment. A
-    parameter that has the method's default value goes unnamed. What is alike even so has its file's name behind it.
+    parameter that has the method's default value goes unnamed. What is alike even so has its file's name behind it,
+    and what was read from MLflow its run's id in any case.
     """
     made = []
     for result in results:
@@ -26,9 +27,10 @@ def labels(results: Sequence[Result], files: Sequence[Path]) -> list[str]:
             *_differing(seeds(result), [seeds(one) for one in same]),
         ]
         made.append(" ".join([result.method, *words]))
-    stems = [file.stem for file in files]
-    names = stems if len(set(stems)) == len(stems) else [str(file) for file in files]
-    return [label if made.count(label) == 1 else f"{label} ({name})" for label, name in zip(made, names, strict=True)]
+    stems = [source.stem for source in sources]
+    names = stems if len(set(stems)) == len(stems) else [str(source) for source in sources]
+    told = [bool(source.run_id) or made.count(label) > 1 for label, source in zip(made, sources, strict=True)]
+    return [f"{label} ({name})" if tell else label for label, name, tell in zip(made, names, told, strict=True)]
 
 
 def changed(result: Result) -> Words:

@@ -13,7 +13,7 @@ from ..methods.errors import ConfigError, EverlineError
 
 COMMANDS = {  # name: (module, attribute, first line of its help)
     "bench": ("benchmark", "bench", "Run many methods under many protocols, as a plan file says."),
-    "compare": ("compare", "compare", "Compare result records: tables and curves."),
+    "compare": ("compare", "compare", "Compare result records, runs in MLflow, or versions of lines."),
     "demo": ("demo", "demo", "The main job on real images: two lines learn, are killed, versioned and served."),
     "doctor": ("doctor", "doctor", "What this machine can run, and the mend for what it cannot."),
     "evaluate": ("evaluate", "evaluate", "Run a protocol with a method on folders of images."),

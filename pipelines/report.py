@@ -75,6 +75,7 @@ class Gallery:
     pictures: Sequence[Picture]
     note: str = ""
     scale: tuple[float, float] | None = None  # None: from the maps, see `range`
+    columns: int = 0  # pictures in a row; 0: as many as there is room for
 
     def range(self) -> tuple[float, float]:
         """`scale`, or: from the median of the maps of good images (of all, if none is) to the 99.9 % quantile of all.

@@ -202,10 +202,19 @@ def read_result(path: Path) -> Result:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path}: larger than {MAX_BYTES:,} bytes; this is no result record.")
-        plain = json.loads(path.read_text("utf-8"), parse_constant=_no_constant)
-    except (OSError, ValueError, RecursionError) as error:
+        text = path.read_text("utf-8")
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a result record: {error}") from error
-    return Result.from_json(plain, str(path))
+    return parse_result(text, str(path))
+
+
+def parse_result(text: str, who: str) -> Result:
+    """Reads a record's text; `who` is named in errors. Raises DataError for what is no such record."""
+    try:
+        plain = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{who}: not a result record: {error}") from error
+    return Result.from_json(plain, who)
 
 
 def append_arrays(file: Path, arrays: Mapping[str, NDArray]) -> None:

@@ -14,7 +14,7 @@ artifact  result.json, the record itself
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ GROUPS = (
 )  # prefixes that no task may have
 Plain = str | int | float | bool
 Curve = list[tuple[int, float]]  # images learned, figure
+Command = Callable[..., Any]
 
 
 def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -52,11 +53,16 @@ def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> s
     return default_tracking((here / STORE).resolve()) if value is None else absolute_tracking(value, here)
 
 
-tracking_option = click.option(
-    "--tracking", metavar="URI", envvar="EVERLINE_TRACKING", show_envvar=True, callback=_address,
-    help="MLflow store that the result goes to as well: sqlite:///FILE, a server's address, or none.  "
-    f"[default: sqlite:///{STORE}/mlflow.db]",
-)  # fmt: skip
+def tracking_to(purpose: str) -> Callable[[Command], Command]:
+    """Adds --tracking to a command; `purpose`: what the store is for, in its help."""
+    return click.option(
+        "--tracking", metavar="URI", envvar="EVERLINE_TRACKING", show_envvar=True, callback=_address,
+        help=f"MLflow store that {purpose}: sqlite:///FILE, a server's address, or none.  "
+        f"[default: sqlite:///{STORE}/mlflow.db]",
+    )  # fmt: skip
+
+
+tracking_option = tracking_to("the result goes to as well")
 
 
 def prepare(uri: str, protocol: str) -> None:

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -43,25 +44,49 @@ def test_there_are_examples() -> None:
     assert len(PYTHON) >= 2
 
 
-@pytest.mark.slow
-def test_the_readmes_commands_run(tmp_path: Path, parts: list[bytes]) -> None:
-    readme = ROOT / "README.md"
-    (tmp_path / "fleet.yaml").write_text(blocks(readme, "yaml")[0])
-    (tmp_path / "images").mkdir()
+def run_commands(page: Path, folder: Path, parts: list[bytes], **env: str) -> list[str]:
+    """Runs the page's first console block, its fleet being there, and `images`; returns the commands' names."""
+    (folder / "fleet.yaml").write_text(blocks(page, "yaml")[0])
+    (folder / "images").mkdir()
     for index, data in enumerate(parts):
-        (tmp_path / "images" / f"{index}.png").write_bytes(data)
-    commands = [shlex.split(line[2:], comments=True) for line in blocks(readme, "console")[0].splitlines()]
-    assert commands[0][:2] == ["everline", "stream"]
+        (folder / "images" / f"{index}.png").write_bytes(data)
+    commands = [shlex.split(line[2:], comments=True) for line in blocks(page, "console")[0].splitlines()]
     for command in commands:
         ran = subprocess.run(
             [*MAIN, *command[1:]],
-            cwd=tmp_path,
-            env={**os.environ, "RAY_ADDRESS": "local"},
+            cwd=folder,
+            env={**os.environ, "RAY_ADDRESS": "local", **env},
             capture_output=True,
             text=True,
             check=False,
         )
         assert ran.returncode == 0, (command, ran.stderr)
+    return [command[1] for command in commands]
+
+
+@pytest.mark.slow
+def test_the_readmes_commands_run(tmp_path: Path, parts: list[bytes]) -> None:
+    assert run_commands(ROOT / "README.md", tmp_path, parts)[0] == "stream"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # six processes, each of which imports torch
+def test_the_commands_of_comparing_run(
+    tmp_path: Path, parts: list[bytes], more_parts: list[bytes], write_disc: Callable[..., Path]
+) -> None:
+    from everline.platform.tracking import connect
+
+    write_disc(tmp_path / "disc", train=4, good=4, bad=4, masks=True)
+    store = f"sqlite:///{tmp_path}/everline-data/mlflow.db"  # both the fleet's and the evaluations' default
+    ran = run_commands(ROOT / "docs/comparing.md", tmp_path, parts + more_parts, EVERLINE_TRACKING=store)
+    assert ran.count("compare") == 3
+    pages = [tmp_path / name for name in ("records.html", "runs.html", "versions.html")]
+    assert all("</html>" in page.read_text("utf-8") for page in pages)
+    client = connect(store)
+    experiment = client.get_experiment_by_name("everline/versions")
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.data.params["version"] for run in runs) == ["1", "2"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
 
 
 def commands(page: Path) -> list[list[str]]:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = ["methods", "platform", "deploy", "pipelines"]
 FILES = [path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
 DOORS = {  # library: the files that may import it
-    "mlflow": {f"platform/{name}.py" for name in ("tracking", "runs", "versions", "versions_pyfunc")},
+    "mlflow": {f"platform/{name}.py" for name in ("tracking", "runs", "runs_read", "versions", "versions_pyfunc")},
     "ray.serve": {"deploy/app.py", "deploy/server.py"},
     "ray.tune": {"pipelines/sweeps/tuning.py"},
     "optuna": {"pipelines/sweeps/study.py"},
