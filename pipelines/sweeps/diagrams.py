@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
+from ..comparing.sources import Source
 from ..comparison import Comparison, Record
 from ..comparison_continual import trends
 from ..comparison_curves import drawings, lowest
@@ -68,7 +68,8 @@ def against_bytes(outcome: Outcome) -> Curve | None:
 
 def over_stream(outcome: Outcome) -> list[Curve]:
     """The curves of the best configuration of each method: a diagram for each task, or of a sequence's steps."""
-    found = [Record(described(row), Path(), whole(outcome, row)) for row in best_of_methods(outcome)]
+    results = [(described(row), whole(outcome, row)) for row in best_of_methods(outcome)]
+    found = [Record(name, Source(result), result) for name, result in results]
     if not found:
         return []
     comparison = Comparison(found)
