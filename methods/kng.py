@@ -192,7 +192,7 @@ class KNG(FeatureDetector):
     traits: ClassVar[Traits] = Traits(needs_normals_first=True, memory="nodes")
 
     shots: int = param(10, "first images, all normal, that found the gas", low=1, high=100, unit="images")
-    nodes: int = param(196, "nodes; the paper's K", low=2, high=4096, log=True, search=(32, 800))
+    nodes: int = param(196, "nodes; the paper's K", low=2, high=4096, log=True, search=(32, 400))
     dimensions: int = param(
         100, "dimensions that features are reduced to", low=2, high=1024, log=True, search=(24, 176)
     )

@@ -30,8 +30,8 @@ class LeMO(FeatureDetector):
     (equations 3, 4), Adam with weight decay 5e-4, one step an image. (It calls the convolution non-linear but
     names no activation: there is none.)
 
-    Ours: `whiten` (on), `attraction` (off), the orthogonal projector and a learning rate of 1e-4. AnoNCE asks only
-    that the nearest prototype be *relatively* nearer; on the raw features of the embedded backbone it falls to
+    Ours: more prototypes than dimensions start as several orthonormal sets; `whiten` (on), `attraction` (off), the
+    orthogonal projector and a learning rate of 1e-4. AnoNCE asks only that the nearest prototype be *relatively* nearer; on the raw features of the embedded backbone it falls to
     zero, and image AUROC ends at chance or below. Whitening makes the distance to the prototypes say how unusual a
     patch is, and is at its level after some 30 images. The other remedy, `whiten=False, lr=1e-3, attraction=1`,
     was worse by 1 to 6 points on two of four sets and equal on two. At 1e-3 the whitened detector loses again
@@ -115,16 +115,11 @@ class LeMO(FeatureDetector):
 
     def _check(self, features: Tensor) -> None:
         super()._check(features)
-        channels, dim = features.shape[1], self.dim or features.shape[1] + 2
+        channels = features.shape[1]
         if self._learned:
             known = self._learned["projector"].shape[1] - 3
             if channels != known:
                 raise ConfigError(f"{self.name}: learned from features of {known} channels, got {channels}.")
-        elif self.init == "orthogonal" and self.prototypes > dim:
-            raise ConfigError(
-                f"{self.name}: there are at most {dim} orthogonal prototypes in {dim} dimensions, got "
-                f"{self.prototypes}; lower prototypes, raise dim, or take init=noise."
-            )
         elif self.init == "image" and self.prototypes > features[0, 0].numel():
             raise ConfigError(f"{self.name}: prototypes={self.prototypes} are more than an image has patches.")
 
@@ -194,7 +189,8 @@ class LeMO(FeatureDetector):
         elif self.init == "noise":
             prototypes = torch.rand(k, dim, generator=self._rng)
         else:
-            prototypes = orthogonal(k, dim, self._rng)
+            sets = [orthogonal(min(dim, k - start), dim, self._rng) for start in range(0, k, dim)]
+            prototypes = torch.cat(sets)  # ours: no more than `dim` are orthogonal to each other
         self._start({"projector": projector, "prototypes": prototypes.to(x.device)})
 
     def _start(self, learned: dict[str, Tensor]) -> None:

@@ -226,10 +226,17 @@ def test_without_whitening_no_moments_are_kept() -> None:
 def test_bad_combinations_are_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="positives must be below prototypes"):
         fresh(positives=4)
-    with pytest.raises(ConfigError, match="orthogonal prototypes"):
-        taught(1, prototypes=20)
     with pytest.raises(ConfigError, match="patches"):
         taught(1, prototypes=100, init="image")
+
+
+def test_more_prototypes_than_dimensions_start_as_several_orthonormal_sets() -> None:
+    first = taught(1, lr=0.0, update="none", prototypes=20).state().tensors["prototypes"]
+    dim = first.shape[1]
+    assert len(first) == 20 > 2 * dim
+    for start in range(0, 20, dim):
+        rows = first[start : start + dim]
+        assert torch.allclose(rows @ rows.T, torch.eye(len(rows)), atol=1e-5)
 
 
 def test_other_channels_than_learned_are_refused() -> None:
