@@ -31,11 +31,11 @@ class LeMO(FeatureDetector):
     names no activation: there is none.)
 
     Ours: more prototypes than dimensions start as several orthonormal sets; `whiten` (on), `attraction` (off), the
-    orthogonal projector and a learning rate of 1e-4. AnoNCE asks only that the nearest prototype be *relatively* nearer; on the raw features of the embedded backbone it falls to
-    zero, and image AUROC ends at chance or below. Whitening makes the distance to the prototypes say how unusual a
-    patch is, and is at its level after some 30 images. The other remedy, `whiten=False, lr=1e-3, attraction=1`,
-    was worse by 1 to 6 points on two of four sets and equal on two. At 1e-3 the whitened detector loses again
-    what the whitening gave.
+    orthogonal projector and a learning rate of 1e-4. AnoNCE asks only that the nearest prototype be *relatively*
+    nearer; on the raw features of the embedded backbone it falls to zero, and image AUROC ends at chance or below.
+    Whitening makes the distance to the prototypes say how unusual a patch is, and is at its level after some 30
+    images. The other remedy, `whiten=False, lr=1e-3, attraction=1`, was worse by 1 to 6 points on two of four sets and
+    equal on two. At 1e-3 the whitened detector loses again what the whitening gave.
     As printed: `whiten=False, lr=1e-3, projector="uniform"`. The untrained control: `lr=0, update="none"`.
     Show it beside LeMO: on the embedded backbone the two are equal within a point or two, so there whitening, not
     training, does the work.
