@@ -14,6 +14,7 @@ from .sweeps.own_labels import OPERATOR, Label, read_labels
 from .sweeps.own_log import LEAST_DEFECTS, MADE, defect_of, sources
 
 NORMAL, DEFECT, REMEMBERED = "normal", "defect", "remembered"  # as in `Evidence`
+SYNTHETIC = "synthetic defect"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,17 @@ class Chosen:
     def count(self) -> int:
         """All of them."""
         return sum(self.counts.values())
+
+    @property
+    def caveat(self) -> str:
+        """What a decision by these images cannot show; empty where all are labelled, and defects among them."""
+        made, real = self.counts.get(SYNTHETIC, 0), self.counts[DEFECT]
+        if made:
+            return (
+                f"{made} of {made + real} defects are synthetic: a candidate that finds fewer real ones may pass; "
+                "name labelled images with --data, or give feedback"
+            )
+        return "" if real else "no defects: recall was not compared"
 
 
 def from_folders(tasks: Sequence[Task]) -> Chosen:
@@ -70,7 +82,7 @@ def from_log(reader: LogReader, after: int, seed: int = 0) -> Chosen:
             if record.seq in spoilt and record.image is not None:
                 yield Seen(f"record {record.seq}, spoilt", DEFECT, defect_of(record.image, record.seq, seed)[0])
 
-    return Chosen(images(), counts | {"synthetic defect": made})
+    return Chosen(images(), counts | {SYNTHETIC: made})
 
 
 def judge(versions: Sequence[Scorer], images: Chosen, told: Told = untold) -> list[Evidence]:

@@ -43,10 +43,18 @@ def promote(line: str, folders: tuple[Path, ...], force: bool, fleet_file: Path,
         raise UnknownVersion(f"line {line}: no version waits as candidate; see everline versions {line}.")
     chosen = _chosen(line, fleet, versions, (candidate, current), folders)
     decision = _decided(line, fleet, versions, (candidate, current), chosen, force)
-    versions.tag(candidate, {"gate": decision.word, "gate_reasons": "; ".join(decision.reasons)})
+    says = [*decision.reasons, *([chosen.caveat] if chosen.caveat else [])]
+    versions.tag(candidate, {"gate": decision.word, "gate_reasons": "; ".join(says)})
     if decision.promote:
         ask_line(line, fleet, lambda handle: handle.promote.remote(candidate, current))
-    found = {"line": line, "candidate": candidate, "current": current, "images": chosen.counts, **decision.to_json()}
+    found = {
+        "line": line,
+        "candidate": candidate,
+        "current": current,
+        "images": chosen.counts,
+        "caveat": chosen.caveat,
+        **decision.to_json(),
+    }
     write_json(found, json_file)
     if str(json_file) != "-":
         _show(found)
@@ -79,5 +87,5 @@ def _show(found: dict[str, Any]) -> None:
     promoted = found["decision"] == "promote"
     says = f"is current now, in place of {now}" if promoted else f"is held; {now} stays current"
     OUT.print(f"{found['line']}: candidate {found['candidate']} {says}")
-    for reason in found["reasons"]:
+    for reason in filter(None, [*found["reasons"], found["caveat"]]):
         OUT.print(f"  {reason}", markup=False, highlight=False)

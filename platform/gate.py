@@ -11,7 +11,10 @@ approximation of them) and one-sided, as only worse matters; a p-value below 5 %
   P(X >= b), X ~ Bin(b + c, 1/2). Fewer than five such images can decide nothing.
 
 What a passed gate means: no evidence that the candidate is worse. With few images that is little; the counts stand in
-the reasons. Whether products of the past are forgotten shows only if their images are among the normal ones.
+the reasons. A recall of 0.7 against 0.9 is noticed in 7 % of cases with 10 defects, 29 % with 20, 75 % with 50 (errors
+independent). And a sound version whose threshold came from 99 scores at 1 % is held in 6 % of cases by 100 normal
+images, 13 % by 300; from 198 scores in 1 and 3 %. Whether products of the past are forgotten shows only if their
+images are among the normal ones.
 """
 
 import math

@@ -76,7 +76,9 @@ class LogTask:
         if unseen := found[NOBODY, False]:
             says.append(f"{unseen} images to judge by were admitted before the line had a version: nobody looked")
         if self.made:
-            says.append(f"{self.made} defects are synthetic: they tell blind methods from others, and little more")
+            says.append(
+                f"{self.made} defects are synthetic: they rank methods, and do not show how many real ones are found"
+            )
         return "; ".join(says)
 
 

@@ -99,7 +99,7 @@ def test_a_good_candidate_becomes_current_and_stays_after_a_restart(
     number = propose(fleet, parts)
     done, found = run(fleet, tmp_path, "--data", folder)
     assert (done.exit_code, found["decision"], found["candidate"], found["current"]) == (0, "promote", number, 1)
-    assert found["images"] == {"normal": 12, "defect": 12}
+    assert (found["images"], found["caveat"]) == ({"normal": 12, "defect": 12}, "")
     versions = Versions(fleet.tracking, "mono")
     assert (versions.current(), versions.candidate()) == (number, None)
     assert versions.list()[0].tags["gate"] == "promote"
@@ -145,6 +145,8 @@ def test_without_data_it_judges_by_records_that_no_version_learned(
     remembered = sum(bool(record.admitted) for record in records)
     assert found["images"] == {"normal": 0, "remembered": remembered, "defect": 0, "synthetic defect": remembered}
     assert remembered >= 5
+    assert f"{remembered} of {remembered} defects are synthetic" in found["caveat"]
+    assert found["caveat"] in Versions(fleet.tracking, "mono").list()[0].tags["gate_reasons"]
     assert (done.exit_code, found["decision"]) == (0, "promote"), found["reasons"]
 
 
