@@ -77,6 +77,14 @@ def svg(curve: Curve) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
+def picture(curve: Curve) -> str:
+    """The curve as a file of its own, which has no page around it to give it colours: on white."""
+    style = "text{fill:#1b1f24}.grid{stroke:#d5dae0}.axis,.mark{stroke:#565f6b}svg{background:#fff}"
+    body = svg(curve)
+    start = body.index(">") + 1
+    return f'{body[: start - 1]} font-family="sans-serif"><style>{style}</style>{body[start:]}\n'
+
+
 def described(curve: Curve) -> str:
     """The curve in words, for those who cannot see it: axes, and where each series starts and ends."""
     words = [f"{curve.title}. {curve.y_label} over {curve.x_label}."]

@@ -13,7 +13,7 @@ import click
 from ...methods.errors import ConfigError, DataError, EverlineError
 from ..console import ERR, OUT, json_option, progress, show_blocks, write_json
 from ..datasets import Task
-from ..markdown import check_mark, filled, markdown_options, write_page
+from ..markdown import MARK, check_mark, filled, markdown_options, write_page
 from ..options import MANY, ManyValues, check_source, gather, read_sources, set_option, source_options
 from ..protocol_options import protocol_options
 from ..protocols import PROTOCOLS
@@ -21,7 +21,7 @@ from ..tracked import tracking_option
 from .features import Prepared
 from .objectives import OBJECTIVES
 from .outcome import Outcome
-from .pages import memory_markdown, tables
+from .pages import memory_markdown, memory_picture, tables
 from .place import Place, place_options
 from .record import COMPLETE, FAILED, HELD_OUT, TrialRecord
 from .settings import SweepSettings
@@ -118,7 +118,7 @@ def sweep(
         more["published"] = propose_winner(found, task, line, fleet, job.out, quiet=quiet)
     write_json({**found.to_json(), **more}, json_file)
     if markdown is not None:
-        write_page(markdown, filled(markdown, mark, memory_markdown(found)))
+        _into_page(found, markdown, mark)
 
 
 def conduct(job: Job, tasks: Sequence[Task], place: Place, tracking: str | None, quiet: bool = False) -> Outcome:
@@ -212,6 +212,15 @@ def _resumed(
     check_images(settings, tasks, out)
     write_settings(job.settings, out)
     return job, tasks
+
+
+def _into_page(found: Outcome, markdown: Path, mark: str | None) -> None:
+    """The table by memory between the page's marks, and its curve beside the page."""
+    drawn = memory_picture(found)
+    file = markdown.with_name(f"{mark or MARK}.svg")
+    if drawn is not None:
+        write_page(file, drawn)
+    write_page(markdown, filled(markdown, mark, memory_markdown(found, "" if drawn is None else file.name)))
 
 
 def data_at(folders: Sequence[Path], dataset: str | None = None, root: Path | None = None) -> dict[str, Any]:

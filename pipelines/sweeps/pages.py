@@ -8,11 +8,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from ..curves import picture as drawn
 from ..figures import shown
 from ..labels import typed
 from ..markdown import table_markdown
 from ..report import Cell, Panel, Report, Table
-from .diagrams import best_of_methods, described, diagrams, records_of
+from .diagrams import against_memory, best_of_methods, described, diagrams, records_of
 from .objectives import OBJECTIVES
 from .outcome import TOLERANCE, Outcome
 from .outcome_rows import Row
@@ -80,10 +81,17 @@ def failed(outcome: Outcome) -> Table:
     return Table(f"failed: {len(rows)}", ["trial", "error"], rows)
 
 
-def memory_markdown(outcome: Outcome) -> str:
-    """`by_memory` as Markdown; nothing where no memory sizes were tried."""
+def memory_markdown(outcome: Outcome, picture: str = "") -> str:
+    """`by_memory` as Markdown; nothing where no memory sizes were tried. picture: the name of the curve's file."""
     table = by_memory(outcome)
-    return table_markdown(table) if table.rows else ""
+    shown = f"![{table.title}]({picture})\n\n" if picture else ""
+    return shown + table_markdown(table) if table.rows else ""
+
+
+def memory_picture(outcome: Outcome) -> str | None:
+    """Image AUROC against memory as an SVG file, on held-out images where there are such; None without sizes."""
+    curve = against_memory(outcome, bool(outcome.settings.holdout))
+    return None if curve is None else drawn(curve)
 
 
 def page(outcome: Outcome, out: Path | None = None) -> Report:

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from ... import __version__
 from ...platform.runs import Run
-from ..curves import svg
+from ..curves import picture as drawn
 from ..results import METRICS
 from ..tracked import flat, title, to_run, under
 from .diagrams import of_trial
@@ -98,7 +98,7 @@ def _metrics(record: TrialRecord, made: Run) -> dict[str, float]:
 
 def _artifacts(record: TrialRecord, picture: bytes | None) -> dict[str, str | bytes]:
     curve = of_trial(record)
-    found: dict[str, str | bytes] = {} if curve is None else {"curve.svg": svg(curve)}
+    found: dict[str, str | bytes] = {} if curve is None else {"curve.svg": drawn(curve)}
     found |= {} if picture is None else {"heatmaps.png": picture}
     return found | ({"error.txt": f"{record.error}\n"} if record.error else {})
 

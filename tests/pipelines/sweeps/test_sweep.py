@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 from typing import Any
 
 import pytest
@@ -109,10 +110,15 @@ def test_a_failing_trial_is_reported_and_stops_nothing(
 
 
 def test_memory_sizes_are_tried_and_enough_is_said(data: Path, tmp_path: Path) -> None:
-    found = swept(data, tmp_path / "out", "--method", "lemo", "--memory", "3,10")
+    page = tmp_path / "page.md"
+    found = swept(
+        data, tmp_path / "out", "--method", "lemo", "--memory", "3,10", "--markdown", page, "--mark", "memory"
+    )
     assert [t["memory"] for t in found["trials"]] == [3, 3, 10, 10]
     assert [t["params"]["prototypes"] for t in found["trials"]] == [3, 3, 10, 10]
     assert found["enough"]["methods"]["lemo"]["memory"] in (3, 10)
+    assert "![by memory" in page.read_text("utf-8") and "| lemo | 10 |" in page.read_text("utf-8")
+    assert ElementTree.parse(tmp_path / "memory.svg").getroot().tag.endswith("svg")
 
 
 def test_a_sequence_is_swept_over_its_replay_memory(data: Path, tmp_path: Path) -> None:
