@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from xml.etree import ElementTree
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner, Result
