@@ -1,7 +1,13 @@
-"""Trials of a sweep made by hand: what the tests of outcomes, pages and runs in MLflow share."""
+"""Trials of a sweep made by hand, and sweeps in processes of their own: what several tests share."""
 
+import json
 import math
-from collections.abc import Callable, Mapping
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -78,3 +84,40 @@ def outcome(asked: Made) -> Made:
         return Outcome(asked(**changed), records, {"ratio": math.nan, "shards": 2}, 12.5, finished, len(records))
 
     return made
+
+
+@pytest.fixture(scope="module")
+def start() -> "Iterator[Callable[..., subprocess.Popen[str]]]":
+    """start(*words, address=""): `everline sweep` in a process of its own, on that Ray cluster or on one of its own."""
+    # A shell that starts the tests in the background has them ignore Ctrl-C, and their children too.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{listen}; from everline.pipelines.main import main; main()"
+    started: list[subprocess.Popen[str]] = []
+
+    def begun(*words: object, address: str = "") -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", code, "sweep", *map(str, words)]
+        env = {**os.environ, "RAY_ADDRESS": address}
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, env=env, text=True, stderr=pipe, stdout=pipe, start_new_session=True))
+        return started[-1]
+
+    yield begun
+    for one in started:
+        if one.poll() is None:
+            os.killpg(one.pid, signal.SIGKILL)
+        one.communicate()
+
+
+@pytest.fixture(scope="session")
+def trials_in() -> Callable[[Path], list[Any]]:
+    """trials_in(OUT): the records in a sweep's folder, by number, without what a clock gave."""
+
+    def found(out: Path) -> list[Any]:
+        trials = [json.loads(file.read_text("utf-8")) for file in sorted((out / "trials").glob("*.json"))]
+        for trial in trials:
+            del trial["seconds"], trial["result"]["mean"]["images_per_s"]
+            for task in trial["result"]["tasks"]:
+                del task["ms_per_image"]
+        return trials
+
+    return found
