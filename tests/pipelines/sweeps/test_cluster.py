@@ -17,6 +17,7 @@ from everline.methods.errors import ConfigError
 from everline.pipelines.sweeps.features import feature_key
 from everline.pipelines.sweeps.settings import SweepSettings
 
+SEEN = []
 SMALL = ["--method", "coreset,padim", "--samples", 4, "--set", "size=64", "coreset.memory=100"]
 Start = Callable[..., "subprocess.Popen[str]"]
 Trials = Callable[[Path], list[Any]]
@@ -78,14 +79,15 @@ def wait(process: "subprocess.Popen[str]", condition: Callable[[], Any]) -> Any:
     """What the condition gives, as soon as it holds, while the process runs."""
     until = time.monotonic() + 200
     while not (found := condition()):
-        assert process.poll() is None and time.monotonic() < until
+        assert process.poll() is None and time.monotonic() < until, (len(SEEN), [a for a, b in zip(SEEN, SEEN[1:]) if a != b], SEEN[-3:])
         time.sleep(0.05)
     return found
 
 
 def frozen(process: "subprocess.Popen[str]", there: Nodes) -> dict[str, Any]:
     """Stops a process that runs trials in the midst of one: {"node", "pid"}."""
-    found: dict[str, Any] = wait(process, lambda: [one for one in there.ask("trials") if one["alive"]])[0]
+    SEEN.clear()
+    found: dict[str, Any] = wait(process, lambda: [one for one in SEEN.append(there.ask("trials")) or SEEN[-1] if one["alive"]])[0]
     os.kill(found["pid"], signal.SIGSTOP)
     return found
 

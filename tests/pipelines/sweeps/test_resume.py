@@ -88,10 +88,12 @@ def test_ctrl_c_says_how_to_go_on_and_more_samples_keep_what_there_is(
     undisturbed: list[Any], data: Path, tmp_path: Path, start: Start, trials_in: Trials
 ) -> None:
     out = tmp_path / "out"
-    process = start("--data", data, *WORDS, "--samples", 2, "--seeds", 1, "--out", out)
+    process = start("--data", data, *WORDS, "--samples", 2, "--out", out)
     wait(process, out, 1)
+    process.send_signal(signal.SIGSTOP)  # or it might be done before the next one has begun
     assert "another process writes here" in ended(start("--resume", "--no-ray", "--out", out), code=1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to Ray's processes too
+    process.send_signal(signal.SIGCONT)
     err = ended(process, code=130)
     assert f"everline sweep --resume --out {out}" in err and "Traceback" not in err
     outcome = json.loads((out / "outcome.json").read_text("utf-8"))
