@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import os
+import secrets
 from pathlib import Path
 from types import TracebackType
 
@@ -12,7 +13,8 @@ class Whole:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.half = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        one = f"{os.getpid()}-{secrets.token_hex(4)}"  # two machines that share a folder may have the same process id
+        self.half = path.with_name(f".{path.name}.{one}.tmp")
 
     def __enter__(self) -> Path:
         if self.path.is_dir():

@@ -49,9 +49,18 @@ class Place:
 
     @contextmanager
     def joined(self) -> Iterator[None]:
-        """While the cluster is there. Raises LineDown where RAY_ADDRESS leads nowhere."""
-        started = self.ray and connect(cpus=max(len(os.sched_getaffinity(0)), math.ceil(self.cpus)))
+        """While the cluster is there: that of RAY_ADDRESS, else one of its own, which ends with this process.
+
+        Never one that merely runs on this machine: it may be another sweep's, or that of one that was just killed.
+        Raises LineDown where RAY_ADDRESS leads nowhere, ConfigError where no machine there could run a trial.
+        """
+        own = not os.environ.get("RAY_ADDRESS")
+        started = self.ray and connect(own, cpus=max(len(os.sched_getaffinity(0)), math.ceil(self.cpus)))
         try:
+            if self.ray:
+                from .tuning import check_room  # takes a second to import
+
+                check_room(self.cpus, self.gpus)  # before features are prepared, which would wait for ever too
             yield
         finally:
             if started:
@@ -108,7 +117,7 @@ def _prepare(job: Job, trial: Trial, task: Task) -> Prepared:
     import torch
 
     torch.set_num_threads(job.threads)
-    return prepare(trial, task, job.settings.images[task.name], job.features)
+    return prepare(job.settings.placed(trial), task, job.settings.images[task.name], job.features)
 
 
 def place_options(command: Callable[..., Any]) -> Callable[..., Any]:

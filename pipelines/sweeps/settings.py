@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ... import __version__
@@ -97,10 +97,20 @@ class SweepSettings:
         return self.trial(self.methods[0], self.sizes(self.methods[0])[0], {})
 
     def trial(self, name: str, memory: int | None, params: Mapping[str, Any]) -> Trial:
-        """What is run: a method with these parameters beside the fixed ones. Raises ConfigError."""
+        """A method with these parameters beside the fixed ones; it can be asked, and `placed` where it is to run.
+
+        Raises ConfigError.
+        """
         options = {**self.options, **({"memory": memory} if memory is not None and self.replays else {})}
         given = {"seed": self.seed, **self.fixed(name, memory), **params}
+        if str(given.get("device", "")).startswith("cuda"):
+            given["device"] = "cpu"  # the machine that asks, a cluster's head, may have no GPU
         return Trial(self.protocol, name, given, options, self.seeds)
+
+    def placed(self, trial: Trial) -> Trial:
+        """The trial with its own device, for the machine that runs it. Raises ConfigError where that lacks it."""
+        own = {name: value for name, value in self.fixed(trial.method, None).items() if name == "device"}
+        return replace(trial, given={**trial.given, **own})
 
     def _check_given(self) -> None:
         """Every name is a parameter of some method of the sweep."""

@@ -31,12 +31,9 @@ Ended = Callable[[TrialRecord, bool], None]  # a record, and whether it was ther
 def run_on_ray(conductor: Conductor, job: Job, ended: Ended, *, cpus: float, gpus: float, jobs: int | None) -> None:
     """Runs all trials on the cluster that this process has joined.
 
-    cpus, gpus: what each of them takes. jobs: how many at most at once; None: as there is room.
-
-    ended: hears of every trial, from this thread. Raises ConfigError where the cluster has no such resources,
-    StoreError where the nodes do not see the sweep's folder.
+    cpus, gpus: what each of them takes, see `check_room`. jobs: how many at most at once; None: as there is room.
+    ended: hears of every trial, from this thread. Raises StoreError where the nodes do not see the sweep's folder.
     """
-    _check_room(cpus, gpus)
     scratch = job.out / ".tune"
     shutil.rmtree(scratch, ignore_errors=True)  # a killed sweep's
     with _quiet():
@@ -48,7 +45,8 @@ def run_on_ray(conductor: Conductor, job: Job, ended: Ended, *, cpus: float, gpu
             def beat(images: int, of: int) -> None:
                 tune.report({"images": images, "of": of})
 
-            record = run_item(job, item, beat)
+            there = read_trial(job.trials, item, job.key(item))  # its process died between the record and the report
+            record = there or run_item(job, item, beat)
             tune.report({"status": record.status})
 
         source = _source(conductor, job, ended)
@@ -150,7 +148,7 @@ def item_of(text: str) -> Item:
     return Item(**{**plain, "cutoffs": {int(at): value for at, value in plain["cutoffs"].items()}})
 
 
-def _check_room(cpus: float, gpus: float) -> None:
+def check_room(cpus: float, gpus: float) -> None:
     """Raises ConfigError where no machine of the cluster could ever run a trial: Tune would wait for ever."""
     import ray
 

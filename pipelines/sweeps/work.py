@@ -94,7 +94,7 @@ class _Run:
         self.job, self.item, self.beat = job, item, beat
         settings = job.settings
         self.objective = OBJECTIVES[settings.objective]
-        self.trial = settings.trial(item.method, item.memory, item.params)
+        self.trial = settings.placed(settings.trial(item.method, item.memory, item.params))
         self.tasks = job.split([task for task in job.tasks() if item.task in ("", task.name)], item.phase)
         self.points: list[Point] = []
         self.curve: list[Mapping[str, float]] = []

@@ -1,7 +1,12 @@
-"""Trials of a sweep made by hand, and logs of lines as their writer makes them."""
+"""Trials of a sweep made by hand, logs of lines as their writer makes them, sweeps in processes of their own."""
 
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -109,3 +114,40 @@ def _record(what: str, which: int, images: Sequence[bytes], n: int) -> Record:
         return Record("repeat", f"r{n}", data={"of": which})
     verdict = {"bad": "reject", "young": "learning"}.get(what, "pass")
     return Record("image", f"i{n}", image=images[which], verdict=verdict, admitted=what in ("good", "young"))
+
+
+@pytest.fixture(scope="module")
+def start() -> "Iterator[Callable[..., subprocess.Popen[str]]]":
+    """start(*words, address=""): `everline sweep` in a process of its own, on that Ray cluster or on one of its own."""
+    # A shell that starts the tests in the background has them ignore Ctrl-C, and their children too.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{listen}; from everline.pipelines.main import main; main()"
+    started: list[subprocess.Popen[str]] = []
+
+    def begun(*words: object, address: str = "") -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", code, "sweep", *map(str, words)]
+        env = {**os.environ, "RAY_ADDRESS": address}
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, env=env, text=True, stderr=pipe, stdout=pipe, start_new_session=True))
+        return started[-1]
+
+    yield begun
+    for one in started:
+        if one.poll() is None:
+            os.killpg(one.pid, signal.SIGKILL)
+        one.communicate()
+
+
+@pytest.fixture(scope="session")
+def trials_in() -> Callable[[Path], list[Any]]:
+    """trials_in(OUT): the records in a sweep's folder, by number, without what a clock gave."""
+
+    def found(out: Path) -> list[Any]:
+        trials = [json.loads(file.read_text("utf-8")) for file in sorted((out / "trials").glob("*.json"))]
+        for trial in trials:
+            del trial["seconds"], trial["result"]["mean"]["images_per_s"]
+            for task in trial["result"]["tasks"]:
+                del task["ms_per_image"]
+        return trials
+
+    return found

@@ -1,0 +1,145 @@
+"""A sweep on clusters of several nodes, one of which may die: the trials are those of one process without Ray."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from everline.methods.errors import ConfigError
+from everline.pipelines.sweeps.features import feature_key
+from everline.pipelines.sweeps.settings import SweepSettings
+
+SEEN = []
+SMALL = ["--method", "coreset,padim", "--samples", 4, "--set", "size=64", "coreset.memory=100"]
+Start = Callable[..., "subprocess.Popen[str]"]
+Trials = Callable[[Path], list[Any]]
+
+
+class Nodes:
+    """A cluster in a process of its own; see nodes.py."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+        self.told = self._heard()
+
+    def ask(self, *words: object) -> Any:
+        assert self._process.stdin is not None
+        print(*words, file=self._process.stdin, flush=True)
+        return self._heard()
+
+    def _heard(self) -> Any:
+        assert self._process.stdout is not None
+        return json.loads(self._process.stdout.readline() or "null")
+
+
+@contextmanager
+def nodes(*cpus: int) -> Iterator[Nodes]:
+    command = [sys.executable, str(Path(__file__).with_name("nodes.py")), *map(str, cpus)]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=quiet) as process:
+        yield Nodes(process)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, write_disc: Callable[..., Path]) -> Path:
+    return write_disc(tmp_path_factory.mktemp("data") / "bolt", 8, 6, 6)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path, start: Start, trials_in: Trials) -> list[Any]:
+    out = tmp_path_factory.mktemp("here") / "out"
+    ended(start("--data", data, *SMALL, "--no-ray", "--out", out))
+    found = trials_in(out)
+    assert [one["item"]["phase"] for one in found].count("search") == 8
+    return found
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Nodes]:
+    with nodes(1, 1) as found:
+        yield found
+
+
+def ended(process: "subprocess.Popen[str]", code: int = 0) -> str:
+    """What it said to people."""
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == code, err
+    return err
+
+
+def wait(process: "subprocess.Popen[str]", condition: Callable[[], Any]) -> Any:
+    """What the condition gives, as soon as it holds, while the process runs."""
+    until = time.monotonic() + 200
+    while not (found := condition()):
+        assert process.poll() is None and time.monotonic() < until, (
+            len(SEEN),
+            [a for a, b in zip(SEEN, SEEN[1:]) if a != b],
+            SEEN[-3:],
+        )
+        time.sleep(0.05)
+    return found
+
+
+def frozen(process: "subprocess.Popen[str]", there: Nodes) -> dict[str, Any]:
+    """Stops a process that runs trials in the midst of one: {"node", "pid"}."""
+    SEEN.clear()
+    found: dict[str, Any] = wait(
+        process, lambda: [one for one in SEEN.append(there.ask("trials")) or SEEN[-1] if one["alive"]]
+    )[0]
+    os.kill(found["pid"], signal.SIGSTOP)
+    return found
+
+
+@pytest.mark.slow
+def test_two_nodes_have_the_trials_of_one_process(
+    pair: Nodes, undisturbed: list[Any], data: Path, tmp_path: Path, start: Start, trials_in: Trials
+) -> None:
+    out = tmp_path / "out"
+    process = start("--data", data, *SMALL, "--out", out, address=pair.told["address"])
+    one = frozen(process, pair)  # or it might be done with all trials before the other has begun
+    wait(process, lambda: len(trials_in(out)) >= 4)
+    os.kill(one["pid"], signal.SIGCONT)
+    ended(process)
+    assert trials_in(out) == undisturbed
+    assert {one["node"] for one in pair.ask("trials")} == {pair.told["head"], *pair.told["others"]}
+
+
+@pytest.mark.slow
+def test_a_gpu_that_no_node_has_is_an_error_at_once(pair: Nodes, data: Path, tmp_path: Path, start: Start) -> None:
+    words = ["--data", data, *SMALL, "--gpus", 1, "--out", tmp_path / "out"]
+    err = ended(start(*words, address=pair.told["address"]), code=2)
+    assert "no machine has 1 CPUs and 1 GPUs for a trial; the cluster has: 1 CPUs, 0 GPUs; 1 CPUs, 0 GPUs." in err
+    assert not list((tmp_path / "out").glob("trials/*"))
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_takes_no_trial_with_it(
+    undisturbed: list[Any], data: Path, tmp_path: Path, start: Start, trials_in: Trials
+) -> None:
+    out = tmp_path / "out"
+    with nodes(0, 1, 1) as three:  # the head only leads
+        process = start("--data", data, *SMALL, "--out", out, address=three.told["address"])
+        one = frozen(process, three)  # its trial is not to end before its node does
+        wait(process, lambda: len(trials_in(out)) >= 7)
+        assert len(trials_in(out)) < len(undisturbed)
+        three.ask("kill", one["node"], one["pid"])
+        ended(process)
+    assert trials_in(out) == undisturbed
+    assert json.loads((out / "outcome.json").read_text("utf-8"))["finished"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that it is to lack")
+def test_a_machine_without_a_gpu_can_ask_for_trials_on_one() -> None:
+    settings = SweepSettings(methods=("coreset",), given={"device": "cuda"})
+    trial = settings.trial("coreset", None, {})
+    assert feature_key(trial) == feature_key(SweepSettings(methods=("coreset",)).some_trial)
+    with pytest.raises(ConfigError, match="sees no GPU here"):
+        _ = settings.placed(trial).detector
