@@ -41,9 +41,7 @@ class Many(ManyValues):
 @click.command(cls=Many)
 @click.option("--method", "methods", metavar="NAME,...", help="Methods to try, with commas between.")
 @source_options
-@click.option(
-    "--protocol", type=click.Choice(sorted(PROTOCOLS)), default="online", show_default=True, help="How they are tried."
-)
+@click.option("--protocol", type=click.Choice(sorted(PROTOCOLS)), help="How they are tried.  [default: online]")
 @click.option("--memory", metavar="N,...", help="Memory sizes to try: of the method; under --strategy replay, images.")
 @click.option(
     "--samples",
@@ -198,7 +196,6 @@ def _resumed(
     if out is None:
         raise ConfigError("--resume needs --out DIR: the folder of the sweep to go on with.")
     samples = asked.pop("samples")
-    asked.pop("protocol")  # has a default
     changed = [name for name, value in asked.items() if value not in (None, ())]
     changed += [name for name, given in (("method", methods), ("data", folders), ("dataset", dataset)) if given]
     changed += [name for name, given in (("memory", memory), ("set", words), ("device", device)) if given]

@@ -190,8 +190,9 @@ def test_a_folder_with_a_sweep_is_not_begun_anew(data: Path, tmp_path: Path) -> 
     swept(data, tmp_path / "out", "--method", "subspace")
     ran = call("--method", "padim", "--data", data / "bolt", "--out", tmp_path / "out")
     assert isinstance(ran.exception, ConfigError) and "--resume" in str(ran.exception)
-    changed = call("--resume", "--out", tmp_path / "out", "--method", "padim")
-    assert isinstance(changed.exception, ConfigError) and "leave out --method" in str(changed.exception)
+    for words in (["--method", "padim"], ["--protocol", "offline"], ["--holdout", 0.2], ["--memory", 3]):
+        changed = call("--resume", "--out", tmp_path / "out", *words)
+        assert isinstance(changed.exception, ConfigError) and f"leave out {words[0]}" in str(changed.exception)
 
 
 def test_other_images_are_another_sweep(write_disc: Callable[..., Path], tmp_path: Path) -> None:
