@@ -18,6 +18,7 @@ from ..options import MANY, ManyValues, check_source, gather, read_sources, set_
 from ..protocol_options import protocol_options
 from ..protocols import PROTOCOLS
 from ..tracked import tracking_option
+from ..trial import is_file
 from .features import Prepared
 from .objectives import OBJECTIVES
 from .outcome import Outcome
@@ -25,7 +26,7 @@ from .pages import memory_markdown, memory_picture, tables
 from .place import Place, place_options
 from .record import COMPLETE, FAILED, HELD_OUT, TrialRecord
 from .settings import SweepSettings
-from .sweep import Sweep, begin, check_images, described, held, read_settings, write_settings
+from .sweep import Sweep, begin, check_free, check_images, described, held, read_settings, write_settings
 from .winner import line_and_task, propose_winner
 from .work import Job
 
@@ -105,12 +106,25 @@ def sweep(
     """
     check_mark(markdown, mark)
     if resume:
-        job, tasks = _resumed(out, place, methods, folders, dataset, memory, settings, device, asked)
+        job, tasks = _resumed(
+            out,
+            place,
+            {
+                **asked,
+                "method": methods,
+                "data": folders,
+                "dataset": dataset,
+                "root": root,
+                "memory": memory,
+                "set": settings,
+                "device": device,
+            },
+        )
     else:
         job, tasks = _begun(out, place, methods, folders, dataset, root, memory, settings, device, asked)
     fleet, task = (None, None) if line is None else line_and_task(line, fleet_file, job.settings, tasks)
     quiet = json_file is not None
-    found = conduct(job, tasks, place, tracking, quiet)
+    found = conduct(job, tasks, place, tracking, quiet, resume)
     more = {}
     if line is not None and fleet is not None and task is not None:
         more["published"] = propose_winner(found, task, line, fleet, job.out, quiet=quiet)
@@ -119,29 +133,45 @@ def sweep(
         _into_page(found, markdown, mark)
 
 
-def conduct(job: Job, tasks: Sequence[Task], place: Place, tracking: str | None, quiet: bool = False) -> Outcome:
-    """Runs a sweep that was begun to its end, and shows what came of it.
+def conduct(
+    job: Job,
+    tasks: Sequence[Task],
+    place: Place,
+    tracking: str | None,
+    quiet: bool = False,
+    resumed: bool = False,
+) -> Outcome:
+    """Notes in its folder what a sweep is asked for, runs it to its end, and shows what came of it.
 
     Raises KeyboardInterrupt once what was done by then is written; DataError where no trial was completed.
     """
     with held(job.out), _terminated():
+        if not resumed:
+            check_free(job.out)  # once more, now that nobody else can begin one here
         one = Sweep(job, tasks)
         if tracking is not None:
             one.track(tracking)
-        try:
-            with _shown(one, quiet) as (told, ended), place.joined():
-                one.features = place.prepare(one, told)
-                one.run(place.runner, ended)
-        except BaseException:
-            _stopped(one)
-            raise
+        write_settings(job.settings, job.out)
+        with _shown(one, quiet) as (told, ended):
+            one.recall(ended)
+            try:
+                if not one.finished:
+                    with place.joined(), _terminated():  # again: Ray has put a handler of its own in place of ours
+                        one.features = place.prepare(one, told)
+                        one.run(place.runner, ended)
+            except BaseException:
+                _stopped(one, place)
+                raise
         found = one.deliver()
     if not quiet:
         for table in tables(found):
             show_blocks(table.title, table.columns, table.rows, table.note)
         OUT.print(found.note, markup=False, highlight=False)
     ERR.print(f"The sweep: {job.out}/report.html, outcome.json.", markup=False, highlight=False, soft_wrap=True)
-    if one.tracked is not None:
+    if one.untracked:
+        said = f"not all of it is in MLflow: {one.untracked} everline sweep --resume --out {job.out} records the rest."
+        ERR.print(said, markup=False, highlight=False, soft_wrap=True)
+    elif one.tracked is not None:
         ERR.print(one.tracked.landed, markup=False, highlight=False, soft_wrap=True)
     if all(record.status != COMPLETE for record in found.search):
         raise DataError(
@@ -171,7 +201,7 @@ def _begun(
     settings = SweepSettings(
         methods=tuple(words_of(methods)),
         memory=tuple(sizes_of(memory)),
-        given=gather(words, {"device": device}),
+        given=absolute(gather(words, {"device": device})),
         options=_replaying({name: value for name, value in asked.items() if value not in (None, ())}, memory, own),
         data=data_at(folders, dataset, root),
         **{name: value for name, value in own.items() if value is not None and name != "options"},
@@ -181,24 +211,12 @@ def _begun(
     return place.job(begin(settings, out, tasks), out), tasks
 
 
-def _resumed(
-    out: Path | None,
-    place: Place,
-    methods: str | None,
-    folders: tuple[Path, ...],
-    dataset: str | None,
-    memory: str | None,
-    words: tuple[str, ...],
-    device: str | None,
-    asked: dict[str, Any],
-) -> tuple[Job, list[Task]]:
+def _resumed(out: Path | None, place: Place, asked: dict[str, Any]) -> tuple[Job, list[Task]]:
     """A sweep that was begun before; more --samples may be asked for, nothing else."""
     if out is None:
         raise ConfigError("--resume needs --out DIR: the folder of the sweep to go on with.")
     samples = asked.pop("samples")
     changed = [name for name, value in asked.items() if value not in (None, ())]
-    changed += [name for name, given in (("method", methods), ("data", folders), ("dataset", dataset)) if given]
-    changed += [name for name, given in (("memory", memory), ("set", words), ("device", device)) if given]
     if changed:
         raise ConfigError(f"--resume goes on with what was asked for; leave out --{', --'.join(sorted(changed))}.")
     settings, out = read_settings(out.absolute()), out.absolute()
@@ -207,7 +225,6 @@ def _resumed(
     job = place.job(settings if samples is None else replace(settings, samples=samples), out)
     tasks = job.tasks()
     check_images(settings, tasks, out)
-    write_settings(job.settings, out)
     return job, tasks
 
 
@@ -218,6 +235,11 @@ def _into_page(found: Outcome, markdown: Path, mark: str | None) -> None:
     if drawn is not None:
         write_page(file, drawn)
     write_page(markdown, filled(markdown, mark, memory_markdown(found, "" if drawn is None else file.name)))
+
+
+def absolute(given: dict[str, Any]) -> dict[str, Any]:
+    """Parameters, of which the files that they name are found from every folder."""
+    return {name: str(Path(value).absolute()) if is_file(value) else value for name, value in given.items()}
 
 
 def data_at(folders: Sequence[Path], dataset: str | None = None, root: Path | None = None) -> dict[str, Any]:
@@ -248,13 +270,13 @@ def sizes_of(text: str | None) -> list[int]:
     return [int(word) for word in words]
 
 
-def _stopped(one: Sweep) -> None:
+def _stopped(one: Sweep, place: Place) -> None:
     """Leaves what was done usable: the records are there, and now the page too."""
     with contextlib.suppress(EverlineError):
         one.deliver()
     out = one.job.out
     ERR.print(
-        f"{len(one.records)} trials are kept in {out}; to go on: everline sweep --resume --out {out}",
+        f"{len(one.records)} trials are kept in {out}; to go on: everline sweep --resume --out {out} {place.words}",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
 
@@ -264,6 +286,7 @@ def _terminated() -> Iterator[None]:
     """A SIGTERM ends it as Ctrl-C does."""
 
     def stop(*_: Any) -> None:
+        signal.alarm(0)  # Ray's own handler would have the process aborted soon
         raise KeyboardInterrupt
 
     try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .halving import cutoffs
-from .objectives import OBJECTIVES
+from .objectives import OBJECTIVES, measures
 from .record import COMPLETE, FAILED, HELD_OUT, SEARCH, STOPPED, Item, TrialRecord
 from .settings import SweepSettings
 from .space import space
@@ -59,6 +59,11 @@ class Conductor:
         """The next trial; None where there is none before others have their records."""
         return heapq.heappop(self._ready)[2] if self._ready else None
 
+    def back(self, item: Item) -> None:
+        """Takes back an item that nobody works on: `next` will give it again."""
+        _, place = self._out[item.number]
+        heapq.heappush(self._ready, (place, item.number, item))
+
     def done(self, record: TrialRecord) -> None:
         """Takes in what came of an item that `next` gave."""
         item = record.item
@@ -97,16 +102,29 @@ class Conductor:
                 self._put(track, place, task, SEARCH, limits[task])
 
     def _hold_out(self, track: _Track) -> None:
-        """The best configuration and, to tell what the search has won, the defaults."""
-        means = {n: self._mean(track, n) for n in range(len(track.asked))}
-        known = {n: mean for n, mean in means.items() if not math.isnan(mean)}
-        if not known:
+        """The best configuration, that of each task alone and, to tell what the search has won, the defaults."""
+        whole = self._best(track, self.tasks)
+        if whole is None:
             return
-        best = min(known, key=lambda n: (-known[n] if self.objective.higher else known[n], n))
-        for place in sorted({best, *({0} & known.keys())}):
-            for task in self.tasks:
-                self._put(track, place, task, HELD_OUT, {})
-            self.judged += len(self.tasks)
+        defaults = {0} if all(track.records[0, task].status == COMPLETE for task in self.tasks) else set()
+        wanted = {(place, task) for place in {whole, *defaults} for task in self.tasks}
+        for task in self.tasks:
+            own = self._best(track, [task])
+            wanted |= set() if own is None else {(own, task)}
+        for place, task in sorted(wanted):
+            self._put(track, place, task, HELD_OUT, {})
+        self.judged += len(wanted)
+
+    def _best(self, track: _Track, tasks: Sequence[str]) -> int | None:
+        """Of the configurations that are complete on these tasks the best; as `Outcome.ranked` has it."""
+        ranks = []
+        for place in range(len(track.asked)):
+            found = [track.records[place, task] for task in tasks]
+            if all(one.status == COMPLETE and not math.isnan(one.objective) for one in found):
+                mean = sum(one.objective for one in found) / len(found)
+                size = sum(measures(one.result)["state_bytes"] for one in found if one.result) / len(found)
+                ranks.append((-mean if self.objective.higher else mean, size, place))
+        return min(ranks)[2] if ranks else None
 
     def _put(self, track: _Track, place: int, task: str, phase: str, limits: Mapping[int, float]) -> None:
         configuration = place * len(self._tracks) + track.place  # numbers that do not depend on how many are asked for

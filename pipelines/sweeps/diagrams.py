@@ -34,7 +34,7 @@ def against_memory(outcome: Outcome, held: bool) -> Curve | None:
         return None
     where = "on held-out images" if held else "on the images of the search"
     sizes = sorted({x for points in series.values() for x, _ in points})
-    marks = {f"enough: {name}": float(row["memory"]) for name, row in outcome.enough.items() if name in series}
+    marks = {f"enough: {name}": float(row["memory"]) for name, row in _known(outcome, held).items() if name in series}
     return Curve(
         f"Image AUROC {where} against memory",
         "images kept" if outcome.settings.replays else "memory",
@@ -46,6 +46,11 @@ def against_memory(outcome: Outcome, held: bool) -> Curve | None:
         doubling=True,
         ticks=sizes,
     )
+
+
+def _known(outcome: Outcome, held: bool) -> dict[str, Row]:
+    """How much is enough, of the methods of which that was told by these images."""
+    return {name: row for name, row in outcome.enough.items() if (row["images"] == "held-out") is held}
 
 
 def against_bytes(outcome: Outcome) -> Curve | None:

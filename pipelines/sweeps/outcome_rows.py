@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...methods.params import parse
+from ...methods.registry import method
 from ..figures import FIGURES
 from ..results import METRICS, TIMES, Result, TaskResult
 from .objectives import measures
@@ -22,7 +24,8 @@ IMAGE_AUROC = "image_auroc"
 def trial_row(settings: SweepSettings, record: TrialRecord, judged: TrialRecord | None) -> Row:
     """A trial of the search. judged: the same configuration and task on the images that the search never saw."""
     item, result = record.item, record.result if record.status == COMPLETE else None
-    params = {"seed": settings.seed, **settings.fixed(item.method, item.memory), **item.params}
+    given = {"seed": settings.seed, **settings.fixed(item.method, item.memory), **item.params}
+    params = parse(method(item.method), given, item.method)
     known = measures(result) if result else {}
     return {
         "number": item.number,

@@ -1,5 +1,6 @@
 """Where a sweep's trials run: on the Ray cluster that is there, on one of its own, or in this process."""
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import click
 
-from ...methods.errors import ConfigError
+from ...methods.errors import ConfigError, DataError, WeightsError
 from ...platform.cluster import connect, disconnect
 from ..datasets import Task
 from ..trial import Trial
@@ -22,6 +23,7 @@ from .settings import SweepSettings
 from .sweep import Sweep
 from .work import Job
 
+log = logging.getLogger("everline.sweep")
 Told = Callable[[str, Prepared | None], None]  # a task whose features are being prepared (None), and that they are
 
 
@@ -46,6 +48,14 @@ class Place:
         """What every process of the sweep must know."""
         features = out / "features" if self.features is None else self.features.absolute()
         return Job(settings, out, features, max(1, int(self.cpus)))
+
+    @property
+    def words(self) -> str:
+        """What to type behind a command to have its trials run in the same place."""
+        given = {"cpus": self.cpus, "gpus": self.gpus, "jobs": self.jobs, "features": self.features}
+        usual = {"cpus": 1, "gpus": 0, "jobs": None, "features": None}
+        found = [f"--{name} {value}" for name, value in given.items() if value != usual[name]]
+        return " ".join([*found, *([] if self.ray else ["--no-ray"])])
 
     @contextmanager
     def joined(self) -> Iterator[None]:
@@ -76,9 +86,11 @@ class Place:
                 for task in sweep.tasks:
                     wanted.setdefault((feature_key(trial), task.name), (trial, task))
         found = []
-        for (_, name), done in zip(wanted, self._prepared(sweep.job, list(wanted.values())), strict=True):
-            told(name, done)
-            found.append(done)
+        waiting = self._prepared(sweep.job, list(wanted.values()))
+        for _, name in wanted:
+            told(name, None)
+            found.append(next(waiting))
+            told(name, found[-1])
         return {
             "seconds": sum(one.seconds for one in found),
             "images": sum(one.images for one in found),
@@ -117,7 +129,11 @@ def _prepare(job: Job, trial: Trial, task: Task) -> Prepared:
     import torch
 
     torch.set_num_threads(job.threads)
-    return prepare(job.settings.placed(trial), task, job.settings.images[task.name], job.features)
+    try:
+        return prepare(job.settings.placed(trial), task, job.settings.images[task.name], job.features)
+    except (DataError, ConfigError, WeightsError) as error:  # its trials will say so, and those of others go on
+        log.warning("features of %s: %s", task.name, error)
+        return Prepared()
 
 
 def place_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ ran it; its heatmaps lie beside it as NUMBER-KEY.png. What is there is never run
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +126,12 @@ def read_trial(folder: Path, item: Item, key: str) -> TrialRecord | None:
         raise DataError(f"{file}: larger than {MAX_BYTES:,} bytes; this is no trial of a sweep.")
     try:
         plain = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file}: not a trial of a sweep: {error}") from error
-    found = TrialRecord.from_json(plain, str(file))
+        found = TrialRecord.from_json(plain, str(file))
+    except (OSError, ValueError, RecursionError, DataError) as error:
+        raise DataError(f"{file}: not a trial of a sweep; delete it, and the trial is run again: {error}") from error
     if found.key != key:
         raise DataError(f"{file}: made by another sweep; name another --out.")
-    return found
+    return replace(found, item=item)
 
 
 def _number(value: float) -> float | None:

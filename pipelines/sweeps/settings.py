@@ -27,7 +27,8 @@ class SweepSettings:
     are; empty for all that the methods declare. holdout: share of each task's images to judge that the search never
     sees. reduction: of those who reach a rung of the curve, one in so many goes on; 1: all do. generation:
     configurations that are asked for together, knowing all that went before and nothing of each other.
-    data: {"folders", "dataset", "root"}, absolute. images: a checksum for each task.
+    data: {"folders", "dataset", "root"}, absolute. images: a checksum for each task. files: one for each file that a
+    parameter names, such as weights.
     """
 
     methods: tuple[str, ...]
@@ -45,6 +46,7 @@ class SweepSettings:
     seed: int = 0
     data: Mapping[str, Any] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -58,6 +60,8 @@ class SweepSettings:
             raise ConfigError(f"--holdout must be in [0, 1), got {self.holdout}.")
         if len(set(self.memory)) < len(self.memory):
             raise ConfigError(f"--memory names a size twice: {', '.join(map(str, self.memory))}.")
+        if self.search and self.samples == 1:
+            raise ConfigError("--search names what is searched: give --samples N with it, for N configurations.")
         self._check_given()
         for name in self.methods:
             for size in self.sizes(name):
@@ -113,7 +117,11 @@ class SweepSettings:
         return replace(trial, given={**trial.given, **own})
 
     def _check_given(self) -> None:
-        """Every name is a parameter of some method of the sweep."""
+        """Every name is a parameter of some method of the sweep, and none is set twice."""
+        kept = {name: method(name).traits.memory for name in self.methods if self.memory and not self.replays}
+        for name, own in kept.items():
+            if own and own in self.fixed(name, None):
+                raise ConfigError(f"--memory sets {own} of {name}, and so does --set; give one of them.")
         for name in (*self.given, *self.search):
             owner, dot, own = name.partition(".")
             if dot and owner not in self.methods:
@@ -133,9 +141,15 @@ class SweepSettings:
         if row.get("format", int) != FORMAT:
             raise DataError(f"{who}: format {plain['format']!r}, expected {FORMAT}.")
         found: dict[str, Any] = {name: tuple(row.words(name)) for name in ("methods", "search")}
-        found |= {name: row.get(name, dict) for name in ("options", "given", "data", "images")}
+        found |= {name: row.get(name, dict) for name in ("options", "given", "data", "images", "files")}
         found |= {name: row.get(name, int) for name in ("samples", "seeds", "reduction", "generation", "seed")}
         found |= {name: row.get(name, str) for name in ("protocol", "objective")}
+        if found["protocol"] not in PROTOCOLS:
+            raise UnknownName.among(who, "protocol", found["protocol"], PROTOCOLS)
+        data = Row(found["data"], f"{who}: data")
+        data.words("folders")
+        for name in ("dataset", "root"):
+            data.get(name, (str, type(None)))
         holdout = float(row.get("holdout", (int, float)))
         return cls(**found, memory=tuple(row.whole_numbers("memory")), holdout=holdout)
 

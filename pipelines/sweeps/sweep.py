@@ -21,14 +21,15 @@ from ...methods.errors import ConfigError, DataError, TrackingError
 from ...platform.log import locked
 from ..datasets import Task
 from ..files import Whole
-from ..fingerprint import fingerprint
+from ..fingerprint import digest, fingerprint
 from ..report import write_report
 from ..results import MAX_BYTES
+from ..trial import is_file
 from .conductor import Conductor
 from .objectives import OBJECTIVES
 from .outcome import Outcome
 from .pages import page, read_picture
-from .record import HELD_OUT, TrialRecord
+from .record import HELD_OUT, TrialRecord, read_trial
 from .settings import SweepSettings
 from .tracked import Tracked
 from .work import Job
@@ -48,19 +49,34 @@ class Sweep:
         self.features: dict[str, Any] = {}
         self.tracked: Tracked | None = None
         self.finished = False
+        self.untracked = ""  # why not all of it is in MLflow
         self._started = time.perf_counter()
+        self._before = _earlier(job.out)
+
+    def recall(self, ended: Ended) -> None:
+        """Takes in the records that there are, before anything is run. Raises DataError for a file that is none."""
+        self.job.trials.mkdir(parents=True, exist_ok=True)
+        waiting = []
+        while (item := self.conductor.next()) is not None:
+            found = read_trial(self.job.trials, item, self.job.key(item))
+            if found is None:
+                waiting.append(item)
+            else:
+                self.conductor.done(found)
+                self._took(found, True, ended)
+        for item in waiting:
+            self.conductor.back(item)
+        self.finished = self.conductor.finished
 
     def run(self, runner: Runner, ended: Ended) -> None:
         """Runs what has no record yet. Raises what the runner raises; what was done by then is kept."""
-        self.job.trials.mkdir(parents=True, exist_ok=True)
-
-        def took(record: TrialRecord, there: bool) -> None:
-            self.records.append(record)
-            self._track(record)
-            ended(record, there, self.conductor)
-
-        runner(self.conductor, self.job, took)
+        runner(self.conductor, self.job, lambda record, there: self._took(record, there, ended))
         self.finished = self.conductor.finished
+
+    def _took(self, record: TrialRecord, there: bool, ended: Ended) -> None:
+        self.records.append(record)
+        self._track(record)
+        ended(record, there, self.conductor)
 
     def track(self, uri: str) -> None:
         """Records the sweep in MLflow too, from now on. Raises TrackingError, ConfigError."""
@@ -70,21 +86,23 @@ class Sweep:
     @property
     def outcome(self) -> Outcome:
         """What has come of it so far."""
-        seconds = time.perf_counter() - self._started
-        return Outcome(
-            self.job.settings, self.records, self.features or None, seconds, self.finished, self.conductor.searched
-        )
+        seconds = time.perf_counter() - self._started + float(self._before.get("seconds") or 0)
+        features = self._before.get("features") or self.features or None  # of the session that paid for them
+        return Outcome(self.job.settings, self.records, features, seconds, self.finished, self.conductor.searched)
 
     def deliver(self) -> Outcome:
-        """Writes outcome.json and report.html, and ends the run in MLflow. Raises StoreError, TrackingError."""
+        """Writes outcome.json and report.html, and ends the run in MLflow (if not, `untracked`). Raises StoreError."""
         found = self.outcome
         with Whole(self.job.out / "outcome.json") as half:
             half.write_text(json.dumps(found.to_json(), indent=1, allow_nan=False), "utf-8")
         report = self.job.out / "report.html"
         write_report(page(found, self.job.out), report)
         if self.tracked is not None:
-            self.tracked.catch_up(found.records)
-            self.tracked.end(found, report.read_text("utf-8"), self.finished)
+            try:
+                self.tracked.catch_up(found.records)
+                self.tracked.end(found, report.read_text("utf-8"), self.finished)
+            except TrackingError as error:
+                self.untracked = str(error)
         return found
 
     def _track(self, record: TrialRecord) -> None:
@@ -98,16 +116,28 @@ class Sweep:
 
 
 def begin(settings: SweepSettings, out: Path, tasks: Sequence[Task]) -> SweepSettings:
-    """Notes in a folder what is asked for. Raises ConfigError where there is a sweep already, or for data that do not
-    suit the objective; DataError for images too few to hold some out."""
+    """A new sweep's settings, which know the images and files they are for; nothing is written yet.
+
+    Raises ConfigError where there is a sweep already, or for data that do not suit the objective; DataError for images
+    too few to hold some out.
+    """
+    check_free(out)
+    settings = replace(settings, images={task.name: fingerprint(task) for task in tasks}, files=files_of(settings))
+    check_tasks(settings, tasks)
+    return settings
+
+
+def check_free(out: Path) -> None:
+    """Raises ConfigError where a folder holds a sweep."""
     if (out / "sweep.json").exists():
         raise ConfigError(
             f"{out} holds a sweep: everline sweep --resume --out {out} goes on with it; or name another."
         )
-    settings = replace(settings, images={task.name: fingerprint(task) for task in tasks})
-    check_tasks(settings, tasks)
-    write_settings(settings, out)
-    return settings
+
+
+def files_of(settings: SweepSettings) -> dict[str, str]:
+    """A checksum of every file that a parameter names."""
+    return {str(value): digest(Path(value)) for value in settings.given.values() if is_file(value)}
 
 
 def write_settings(settings: SweepSettings, out: Path) -> None:
@@ -130,10 +160,14 @@ def read_settings(out: Path) -> SweepSettings:
 
 
 def check_images(settings: SweepSettings, tasks: Sequence[Task], out: Path) -> None:
-    """Raises DataError where a task has other images than the sweep was begun with."""
-    for task in tasks:
-        if settings.images.get(task.name) != fingerprint(task):
-            raise DataError(f"{out}: begun with other images of {task.name}; begin a new sweep in another --out.")
+    """Raises DataError where tasks, their images or files of parameters are not those that the sweep began with."""
+    for name in dict.fromkeys([*settings.images, *(task.name for task in tasks)]):
+        found = next((fingerprint(task) for task in tasks if task.name == name), None)
+        if settings.images.get(name) != found:
+            raise DataError(f"{out}: begun with other images of {name}; begin a new sweep in another --out.")
+    for file, known in settings.files.items():
+        if not Path(file).is_file() or digest(Path(file)) != known:
+            raise DataError(f"{out}: begun with another file {file}; begin a new sweep in another --out.")
 
 
 def check_tasks(settings: SweepSettings, tasks: Sequence[Task]) -> None:
@@ -148,6 +182,16 @@ def check_tasks(settings: SweepSettings, tasks: Sequence[Task]) -> None:
             )
     if settings.holdout:
         Job(settings, Path(), Path()).split(tasks, HELD_OUT)
+
+
+def _earlier(out: Path) -> dict[str, Any]:
+    """What an earlier session of the sweep said of itself; nothing where there was none."""
+    file = out / "outcome.json"
+    try:
+        found = json.loads(file.read_text("utf-8")) if file.stat().st_size < MAX_BYTES else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) and isinstance(found.get("seconds"), int | float) else {}
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ...methods.errors import StoreError
+from ...methods.registry import build, method
 from ...platform.log import LogReader, line_folder
 from ...platform.settings import LineSettings, read_fleet
 from ..console import ERR, OUT, fleet_option, json_option, write_json
@@ -15,6 +16,7 @@ from ..tracked import tracking_option
 from .command import FOLDER, conduct, data_at, sizes_of, words_of
 from .objectives import OBJECTIVES
 from .outcome import Outcome
+from .outcome_rows import plain
 from .own_log import LogTask, export
 from .place import Place, place_options
 from .recommend import fleet_entry
@@ -89,7 +91,14 @@ def tune(
     out = (out or Path(FOLDER, f"{line}-{time.strftime('%Y%m%d-%H%M%S')}")).absolute()
     place_of_data = out / "data" / line
     settings = _settings(
-        own, methods, memory, samples=samples, objective=objective, holdout=holdout, data=data_at([place_of_data])
+        own,
+        methods,
+        memory,
+        "cuda" if place.gpus else None,
+        samples=samples,
+        objective=objective,
+        holdout=holdout,
+        data=data_at([place_of_data]),
     )
     data = export(LogReader(folder), place_of_data, since=since, most=most, synthetic=synthetic)
     for text in filter(None, (_counted(data), data.caveat)):
@@ -101,7 +110,7 @@ def tune(
         advice["published"] = propose_winner(
             found, data.task, line, fleet, out, watermark=data.watermark, quiet=json_file is not None
         )
-    write_json({**advice, "sweep": found.to_json()}, json_file)
+    write_json({**plain(advice), "sweep": found.to_json()}, json_file)
     if str(json_file) != "-":
         _show(advice)
 
@@ -109,7 +118,9 @@ def tune(
 def recommended(line: str, own: LineSettings, found: Outcome, data: LogTask) -> dict[str, Any]:
     """The entry for the fleet file, and what speaks for it: the best trial beside the line as it is."""
     best = winner_of(found, data.task)
-    now = next((row for row in found.trials if row["method"] == own.method and not row["searched"]), None)
+    size = own_size(own)
+    mine = (row for row in found.trials if row["method"] == own.method and not row["searched"])
+    now = next((row for row in mine if row["memory"] in (None, size)), None)
     params = {**found.settings.fixed(best["method"], best["memory"]), **best["searched"]}
     change = now is None or best["number"] != now["number"]
     return {
@@ -124,12 +135,25 @@ def recommended(line: str, own: LineSettings, found: Outcome, data: LogTask) -> 
     }
 
 
-def _settings(own: LineSettings, methods: str | None, memory: str | None, **more: Any) -> SweepSettings:
+def _settings(
+    own: LineSettings, methods: str | None, memory: str | None, device: str | None, **more: Any
+) -> SweepSettings:
     """The line's method with what its entry sets, and others on images of the same size."""
-    given = {f"{own.method}.{name}": value for name, value in own.params.items()}
+    sizes, kept = sizes_of(memory), method(own.method).traits.memory
+    if sizes and kept:  # the line's own size is tried too, beside those that were named
+        sizes = sorted({*sizes, own_size(own)})
+    params = {name: value for name, value in own.params.items() if not (sizes and name == kept)}
+    given = {f"{own.method}.{name}": value for name, value in params.items()}
     given |= {name: own.params[name] for name in ("size",) if name in own.params}
+    given |= {"device": device} if device else {}
     names = dict.fromkeys([own.method, *(METHODS if methods is None else words_of(methods))])
-    return SweepSettings(methods=tuple(names), memory=tuple(sizes_of(memory)), given=given, **more)
+    return SweepSettings(methods=tuple(names), memory=tuple(sizes), given=given, **more)
+
+
+def own_size(own: LineSettings) -> Any:
+    """How much the line's method keeps; None where that cannot be said."""
+    kept = method(own.method).traits.memory
+    return getattr(build(own.method, **own.params), kept) if kept else None
 
 
 def _counted(data: LogTask) -> str:

@@ -177,7 +177,7 @@ def test_what_is_wrong_ends_it_before_anything_is_run(
     source = [] if "--resume" in words else ["--data", str(data / "bolt")]
     ran = call(*source, "--no-ray", "--out", tmp_path / "out", *words)
     assert isinstance(ran.exception, error) and says in str(ran.exception)
-    assert not (tmp_path / "out/trials").exists()
+    assert not (tmp_path / "out/trials").exists() and not (tmp_path / "out/sweep.json").exists()
 
 
 def test_masks_are_needed_for_f1(write_disc: Callable[..., Path], tmp_path: Path) -> None:
