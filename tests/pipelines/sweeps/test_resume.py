@@ -65,7 +65,7 @@ def test_killed_twice_it_has_the_trials_of_one_that_was_not(
     how: str, undisturbed: list[Any], data: Path, tmp_path: Path, start: Start, trials_in: Trials
 ) -> None:
     out = tmp_path / "out"
-    moments = sorted(random.Random(how).sample(range(1, len(undisturbed) - 2), 2))  # noqa: S311
+    moments = sorted(random.Random(how).sample(range(1, len(undisturbed) - 2), 2))
     words: list[Any] = ["--data", data, *WORDS, "--samples", 5]
     left, kept = [], {}
     for count in moments:
