@@ -3,11 +3,11 @@
 #
 #     deploy/cluster/sweep.sh WORKERS CPUS --method coreset,padim --data DIR... --out DIR
 #
-# All of them are on this machine, to try it. On several, the lines below marked with a star go each to its own machine;
-# what they must share is in docs/clusters.md. `ray` and `everline` must be found: activate the environment first.
+# All of them are on this machine, to try it. On several, what is marked with a star is done on each machine by
+# itself; what they must share is in docs/clusters.md. `ray` and `everline` must be found: activate the environment first.
 set -euo pipefail
 
-workers=$1 cpus=$2
+workers=${1:?how many} cpus=${2:?of each}
 shift 2
 folder=$(mktemp -d /tmp/evXXXXXX) # short, since sockets lie in it
 port=$(python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
@@ -24,26 +24,20 @@ stop() { # only what was started here: `ray stop` would end every Ray on this ma
 }
 trap stop EXIT
 
-node() {
-  ray start --block --object-store-memory 100000000 --min-worker-port 0 --max-worker-port 0 "$@" &>> "$folder/log" &
+node() { # starts one, and waits until it has joined: two that start at once on one machine may take the same files
+  local log=$folder/${#started[@]}.log
+  ray start --block --object-store-memory 100000000 --min-worker-port 0 --max-worker-port 0 "$@" &> "$log" &
   started+=($!)
+  until grep -q "Ray runtime started" "$log"; do
+    kill -0 "${started[-1]}" 2> /dev/null || { cat "$log" >&2 && exit 1; }
+    sleep 0.2
+  done
 }
 
-here=127.0.0.1                 # * the address of the head
-export RAY_ADDRESS=$here:$port # * for all others
-node --head --port "$port" --node-ip-address $here --num-cpus 0 --include-dashboard false --disable-usage-stats \
-  --temp-dir "$folder/ray" # * the head, which runs no trials
-until ray health-check --address "$RAY_ADDRESS" &> /dev/null; do kill -0 "${started[0]}" && sleep 0.5; done
-for _ in $(seq "$workers"); do node --address "$RAY_ADDRESS" --node-ip-address $here --num-cpus "$cpus"; done # * a worker
-
-python - "$((workers + 1))" << 'WAIT'
-import sys, time, ray
-ray.init(log_to_driver=False, logging_level="ERROR")
-until = time.monotonic() + 120
-while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[1]):
-    if time.monotonic() > until:
-        sys.exit("the cluster is not complete after two minutes")
-    time.sleep(0.5)
-WAIT
-
-everline sweep "$@" # * from the head, or from any machine that sees the cluster
+export RAY_ADDRESS=127.0.0.1:$port # * the head's, for all others
+# * The head, which runs no trials; the port is 6379 where none is given.
+node --head --port "$port" --num-cpus 0 --include-dashboard false --disable-usage-stats --temp-dir "$folder/ray"
+# * A worker.
+for _ in $(seq "$workers"); do node --address "$RAY_ADDRESS" --num-cpus "$cpus"; done
+# * The sweep: from the head, or from any machine of the cluster.
+everline sweep "$@"

@@ -118,7 +118,7 @@ def _record(what: str, which: int, images: Sequence[bytes], n: int) -> Record:
 
 @pytest.fixture(scope="module")
 def start() -> "Iterator[Callable[..., subprocess.Popen[str]]]":
-    """start(*words, address=""): `everline sweep` in a process of its own, on that Ray cluster or on one of its own."""
+    """start(*words, address=""): `everline sweep` in a process of its own, on that cluster or its own."""
     # A shell that starts the tests in the background has them ignore Ctrl-C, and their children too.
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     code = f"{listen}; from everline.pipelines.main import main; main()"

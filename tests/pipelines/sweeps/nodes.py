@@ -1,8 +1,8 @@
 """`python nodes.py CPUS...`: a Ray cluster of nodes with so many CPUs each, in a process of its own.
 
-It answers in lines of JSON. First it says {"address", "head", "others"}, then it obeys its input: `trials` is answered by the processes
-that run trials or ran some, [{"node", "pid", "alive"}]; `kill NODE PID` by null, when that node
-and the process on it are no more. It ends with its input.
+It answers in lines of JSON. First it says {"address", "head", "others"}, then it obeys its input: `trials` is answered
+by the processes that run trials or ran some, [{"node", "pid", "alive"}]; `kill NODE PID` by null, when that node and
+the process on it are no more. It ends with its input.
 """
 
 import json

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 from everline.methods.errors import ConfigError
+from everline.pipelines.sweeps import place
 from everline.pipelines.sweeps.features import feature_key
 from everline.pipelines.sweeps.settings import SweepSettings
 
-SEEN = []
-SMALL = ["--method", "coreset,padim", "--samples", 4, "--set", "size=64", "coreset.memory=100"]
+SMALL = ["--method", "coreset,padim", "--samples", 4, "--seeds", 2, "--set", "size=64", "coreset.memory=100"]
 Start = Callable[..., "subprocess.Popen[str]"]
 Trials = Callable[[Path], list[Any]]
 
@@ -50,7 +50,8 @@ def nodes(*cpus: int) -> Iterator[Nodes]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, write_disc: Callable[..., Path]) -> Path:
-    return write_disc(tmp_path_factory.mktemp("data") / "bolt", 8, 6, 6)
+    """Enough that a trial takes a while: it is to be caught at work."""
+    return write_disc(tmp_path_factory.mktemp("data") / "bolt", 20, 8, 8)
 
 
 @pytest.fixture(scope="module")
@@ -79,21 +80,14 @@ def wait(process: "subprocess.Popen[str]", condition: Callable[[], Any]) -> Any:
     """What the condition gives, as soon as it holds, while the process runs."""
     until = time.monotonic() + 200
     while not (found := condition()):
-        assert process.poll() is None and time.monotonic() < until, (
-            len(SEEN),
-            [a for a, b in zip(SEEN, SEEN[1:]) if a != b],
-            SEEN[-3:],
-        )
+        assert process.poll() is None and time.monotonic() < until
         time.sleep(0.05)
     return found
 
 
 def frozen(process: "subprocess.Popen[str]", there: Nodes) -> dict[str, Any]:
     """Stops a process that runs trials in the midst of one: {"node", "pid"}."""
-    SEEN.clear()
-    found: dict[str, Any] = wait(
-        process, lambda: [one for one in SEEN.append(there.ask("trials")) or SEEN[-1] if one["alive"]]
-    )[0]
+    found: dict[str, Any] = wait(process, lambda: [one for one in there.ask("trials") if one["alive"]])[0]
     os.kill(found["pid"], signal.SIGSTOP)
     return found
 
@@ -134,6 +128,16 @@ def test_a_node_that_dies_takes_no_trial_with_it(
         ended(process)
     assert trials_in(out) == undisturbed
     assert json.loads((out / "outcome.json").read_text("utf-8"))["finished"]
+
+
+@pytest.mark.parametrize(("address", "own"), [("", True), ("10.0.0.1:6379", False)])
+def test_no_cluster_is_joined_that_was_not_named(address: str, own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(place, "connect", lambda own, cpus: asked.append(own))
+    monkeypatch.setattr("everline.pipelines.sweeps.tuning.check_room", lambda cpus, gpus: None)
+    with place.Place().joined():
+        assert asked == [own]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that it is to lack")
