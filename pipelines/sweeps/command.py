@@ -106,20 +106,9 @@ def sweep(
     """
     check_mark(markdown, mark)
     if resume:
-        job, tasks = _resumed(
-            out,
-            place,
-            {
-                **asked,
-                "method": methods,
-                "data": folders,
-                "dataset": dataset,
-                "root": root,
-                "memory": memory,
-                "set": settings,
-                "device": device,
-            },
-        )
+        asked |= {"method": methods, "data": folders, "dataset": dataset, "root": root, "memory": memory}
+        asked |= {"set": settings, "device": device}
+        job, tasks = _resumed(out, place, asked)
     else:
         job, tasks = _begun(out, place, methods, folders, dataset, root, memory, settings, device, asked)
     fleet, task = (None, None) if line is None else line_and_task(line, fleet_file, job.settings, tasks)

@@ -8,8 +8,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...methods.params import parse
-from ...methods.registry import method
 from ..figures import FIGURES
 from ..results import METRICS, TIMES, Result, TaskResult
 from .objectives import measures
@@ -25,7 +23,8 @@ def trial_row(settings: SweepSettings, record: TrialRecord, judged: TrialRecord 
     """A trial of the search. judged: the same configuration and task on the images that the search never saw."""
     item, result = record.item, record.result if record.status == COMPLETE else None
     given = {"seed": settings.seed, **settings.fixed(item.method, item.memory), **item.params}
-    params = parse(method(item.method), given, item.method)
+    typed = record.result.params if record.result else {}
+    params = {name: typed.get(name, value) for name, value in given.items()}
     known = measures(result) if result else {}
     return {
         "number": item.number,

@@ -130,9 +130,7 @@ def begin(settings: SweepSettings, out: Path, tasks: Sequence[Task]) -> SweepSet
 def check_free(out: Path) -> None:
     """Raises ConfigError where a folder holds a sweep."""
     if (out / "sweep.json").exists():
-        raise ConfigError(
-            f"{out} holds a sweep: everline sweep --resume --out {out} goes on with it; or name another."
-        )
+        raise ConfigError(f"{out} holds a sweep: --resume --out {out} goes on with it; or name another folder.")
 
 
 def files_of(settings: SweepSettings) -> dict[str, str]:

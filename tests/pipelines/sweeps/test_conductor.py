@@ -116,7 +116,7 @@ def test_latency_is_never_a_reason_to_stop_on_the_way() -> None:
 
 
 def test_a_sequence_is_one_trial_for_all_tasks() -> None:
-    settings = asked(protocol="continual", options={"strategy": "replay"}, memory=(10, 20), samples=1)
+    settings = asked(protocol="continual", options={"strategy": "replay"}, memory=(10, 20), samples=1, search=())
     found = [one for one in run(Conductor(settings, TASKS)) if one.item.phase == SEARCH]
     assert [(one.item.task, one.item.memory) for one in found] == [("", 10), ("", 20)] * 2
 
@@ -135,5 +135,10 @@ def test_what_makes_no_sweep_is_refused(changed: dict[str, object]) -> None:
 def test_settings_come_back_from_their_file() -> None:
     import json
 
-    settings = asked(memory=(10, 20), given={"coreset.guard": 0}, data={"folders": ["/a"]}, images={"a": "1"})
+    settings = asked(
+        memory=(10, 20),
+        given={"coreset.guard": 0},
+        data={"folders": ["/a"], "dataset": None, "root": None},
+        images={"a": "1"},
+    )
     assert SweepSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
