@@ -262,6 +262,7 @@ def sizes_of(text: str | None) -> list[int]:
 def _stopped(one: Sweep, place: Place) -> None:
     """Leaves what was done usable: the records are there, and now the page too."""
     with contextlib.suppress(EverlineError):
+        one.catch_up()
         one.deliver()
     out = one.job.out
     ERR.print(

@@ -44,7 +44,7 @@ class Conductor:
         self.objective = OBJECTIVES[settings.objective]
         self._tracks = [self._track(n, *one) for n, one in enumerate(_studies(settings))]
         self._ready: list[tuple[int, int, Item]] = []  # a heap: what was asked for first goes first
-        self._out: dict[int, tuple[_Track, int]] = {}  # numbers of items that are at work
+        self._out: dict[int, tuple[_Track, int, Item]] = {}  # by number, what has no record yet
         self.searched = len(self._tracks) * settings.samples * len(self.tasks)  # trials that choose, as far as known
         self.judged = 0  # trials on images that were held out, as far as known
         for track in self._tracks:
@@ -55,19 +55,24 @@ class Conductor:
         """Whether every trial has its record."""
         return all(track.over for track in self._tracks) and not self._ready and not self._out
 
+    @property
+    def open(self) -> list[Item]:
+        """The trials that have no record yet, of those that are known."""
+        return [item for _, _, item in self._out.values()]
+
     def next(self) -> Item | None:
         """The next trial; None where there is none before others have their records."""
         return heapq.heappop(self._ready)[2] if self._ready else None
 
     def back(self, item: Item) -> None:
         """Takes back an item that nobody works on: `next` will give it again."""
-        _, place = self._out[item.number]
+        _, place, _ = self._out[item.number]
         heapq.heappush(self._ready, (place, item.number, item))
 
     def done(self, record: TrialRecord) -> None:
         """Takes in what came of an item that `next` gave."""
         item = record.item
-        track, place = self._out.pop(item.number)
+        track, place, _ = self._out.pop(item.number)
         if item.phase == HELD_OUT:
             return
         track.records[place, item.task] = record
@@ -130,7 +135,7 @@ class Conductor:
         configuration = place * len(self._tracks) + track.place  # numbers that do not depend on how many are asked for
         number = 2 * (configuration * len(self.tasks) + self.tasks.index(task)) + (phase == HELD_OUT)
         item = Item(number, configuration, track.method, track.memory, track.asked[place], task, phase, limits)
-        self._out[number] = (track, place)
+        self._out[number] = (track, place, item)
         heapq.heappush(self._ready, (place, number, item))
 
     def _cutoffs(self, track: _Track, task: str) -> dict[int, float]:

@@ -73,6 +73,11 @@ class Sweep:
         runner(self.conductor, self.job, lambda record, there: self._took(record, there, ended))
         self.finished = self.conductor.finished
 
+    def catch_up(self) -> None:
+        """Takes in what workers have written and this process has not heard of, as it was stopped. Raises DataError."""
+        found = [read_trial(self.job.trials, item, self.job.key(item)) for item in self.conductor.open]
+        self.records += [record for record in found if record is not None]
+
     def _took(self, record: TrialRecord, there: bool, ended: Ended) -> None:
         self.records.append(record)
         self._track(record)
