@@ -28,7 +28,7 @@ def trials(cluster: Cluster) -> list[dict[str, Any]]:
     return [
         {"node": one["Address"]["NodeID"], "pid": one["Pid"], "alive": one["State"] == "ALIVE"}
         for one in actors
-        if one["ActorClassName"] == "ImplicitFunc" and one["Pid"]
+        if one["ActorClassName"].endswith("ImplicitFunc") and one["Pid"]
     ]
 
 
