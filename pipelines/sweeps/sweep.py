@@ -74,7 +74,7 @@ class Sweep:
         self.finished = self.conductor.finished
 
     def catch_up(self) -> None:
-        """Takes in what workers have written and this process has not heard of, as it was stopped. Raises DataError."""
+        """Takes in what workers have written and this process has not heard of yet. Raises DataError."""
         found = [read_trial(self.job.trials, item, self.job.key(item)) for item in self.conductor.open]
         self.records += [record for record in found if record is not None]
 
