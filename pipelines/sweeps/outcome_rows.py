@@ -22,9 +22,9 @@ IMAGE_AUROC = "image_auroc"
 def trial_row(settings: SweepSettings, record: TrialRecord, judged: TrialRecord | None) -> Row:
     """A trial of the search. judged: the same configuration and task on the images that the search never saw."""
     item, result = record.item, record.result if record.status == COMPLETE else None
-    given = {"seed": settings.seed, **settings.fixed(item.method, item.memory), **item.params}
+    given = {**settings.fixed(item.method, item.memory), **item.params}
     typed = record.result.params if record.result else {}
-    params = {name: typed.get(name, value) for name, value in given.items()}
+    params = {"seed": settings.seed} | {name: typed.get(name, value) for name, value in given.items()}
     known = measures(result) if result else {}
     return {
         "number": item.number,

@@ -206,6 +206,7 @@ def test_other_images_are_another_sweep(write_disc: Callable[..., Path], tmp_pat
 
 def test_ctrl_c_leaves_a_page_and_can_be_gone_on_from(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 
     def interrupt() -> None:
         while not list((out / "trials").glob("*.json")):
@@ -214,7 +215,10 @@ def test_ctrl_c_leaves_a_page_and_can_be_gone_on_from(data: Path, tmp_path: Path
 
     threading.Thread(target=interrupt).start()
     words = ["--method", "padim", "--samples", 12, "--data", data / "bolt", *SMALL]
-    ran = call(*words, "--no-ray", "--out", out)
+    try:
+        ran = call(*words, "--no-ray", "--out", out)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ran.exit_code != 0 and "--resume" in ran.output
     outcome = json.loads((out / "outcome.json").read_text("utf-8"))
     assert not outcome["finished"] and 0 < len(outcome["trials"]) < 12
