@@ -136,7 +136,7 @@ def _lost(job: Job, item: Item, died: bool) -> TrialRecord:
             f"{job.trials}: a trial has ended, and its record is not here. Every node must see --out under the same "
             "path, as it does the data: name a folder on shared storage."
         )
-    error = f"its process died {AGAIN + 1} times (out of memory?)"
+    error = f"its process died {AGAIN + 1} times (out of memory, or without the cluster's token?)"
     record = TrialRecord(item, job.key(item), FAILED, error=error)
     write_trial(job.trials, record)
     return record
