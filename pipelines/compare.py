@@ -9,7 +9,7 @@ import click
 from ..methods.errors import ConfigError
 from .comparing.outlets import Outlets, as_text
 from .comparing.paired import Paired, paired, paired_tables
-from .comparing.sources import is_run, read_experiment, read_words
+from .comparing.sources import is_run, of_task, read_experiment, read_words
 from .comparing.versions_named import is_version
 from .comparison import Comparison, Record
 from .comparison_continual import heats, trends
@@ -32,6 +32,7 @@ class ManyFolders(ManyValues):
 @click.command(cls=ManyFolders)
 @click.argument("words", metavar="[RECORD|RUN|LINE@VERSION]...", nargs=-1)
 @click.option("--experiment", metavar="NAME", help="Compare all finished runs of this experiment in MLflow, too.")
+@click.option("--task", metavar="NAME", help="Of records: compare those that have this task, by it alone.")
 @click.option(
     "--data", "folders", multiple=True, type=click.Path(path_type=Path), metavar="DIR...",
     help="Of versions: images to judge. Folders in MVTec layout, or of images alone, whose truth is not known.",
@@ -47,6 +48,7 @@ class ManyFolders(ManyValues):
 def compare(
     words: tuple[str, ...],
     experiment: str | None,
+    task: str | None,
     folders: tuple[Path, ...],
     fleet_file: Path,
     tracking: str | None,
@@ -68,19 +70,21 @@ def compare(
     versions = [word for word in words if is_version(word)]
     if not versions:
         refuse(("folders", "fleet_file"), "is of versions (LINE@current), and these are records")
-        compare_records(words, experiment, tracking, outlets)
+        compare_records(words, experiment, task, tracking, outlets)
         return
     others = [word for word in words if word not in versions]
     if others:
         raise ConfigError(f"compare: {versions[0]} is a version and {others[0]} a record; compare like with like.")
-    refuse(("experiment",), "is of records, and these are versions of lines")
+    refuse(("experiment", "task"), "is of records, and these are versions of lines")
     from .comparing.versions_command import compare_versions
 
     told = _said("tracking", including_environment=True)
     compare_versions(words, folders, fleet_file, (tracking,) if told else (), outlets)
 
 
-def compare_records(words: Sequence[str], experiment: str | None, tracking: str | None, outlets: Outlets) -> None:
+def compare_records(
+    words: Sequence[str], experiment: str | None, task: str | None, tracking: str | None, outlets: Outlets
+) -> None:
     """Raises ConfigError for nothing to compare, and for an option that says where none of these come from."""
     if not words and experiment is None:
         raise click.UsageError("Missing argument: give records, runs or --experiment, or versions (LINE@current).")
@@ -92,7 +96,7 @@ def compare_records(words: Sequence[str], experiment: str | None, tracking: str 
         sources += more
         if without:
             ERR.print(f"{experiment}: {without} finished runs have no record and are left out.", highlight=False)
-    comparison = Comparison.of(sources)
+    comparison = Comparison.of(sources if task is None else of_task(sources, task))
     found = paired(comparison)
     made = with_seeds(tables(comparison), found)
     matrices = [one.table("learned") for one in heats(comparison)]

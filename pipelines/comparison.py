@@ -149,7 +149,8 @@ def check(results: Sequence[Result], sources: Sequence[Source]) -> None:
 def check_data(results: Sequence[Result], sources: Sequence[Source]) -> None:
     """Raises ConfigError where no task is shared, or one has other numbers of images under the same options."""
     if not set.intersection(*({task.task for task in result.tasks} for result in results)):
-        raise ConfigError("compare: there is no task that all records have; compare records of the same data.")
+        known = ", ".join(sorted({task.task for result in results for task in result.tasks}))
+        raise ConfigError(f"compare: no task is in all records; --task NAME compares those of one ({known}).")
     seen: dict[tuple[str, str], tuple[int, int, Source]] = {}
     for result, source in zip(results, sources, strict=True):
         alike = "" if result.continued else str(options(result))  # no option of a sequence changes how many there are

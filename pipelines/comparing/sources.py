@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...methods.errors import ConfigError, DataError
@@ -73,6 +73,20 @@ def read_experiment(name: str, tracking: str | None) -> tuple[list[Source], int]
         what = f"{len(runs)} finished runs, none of which keeps a {ARTIFACT}" if runs else "no finished run"
         raise DataError(f"--experiment {name}: {what}; there is nothing to compare in it.")
     return found, len(runs) - len(found)
+
+
+def of_task(sources: Sequence[Source], name: str) -> list[Source]:
+    """Those that have a task, without their others. Raises ConfigError where none has it, or it is of a sequence."""
+    found = [one for one in sources if any(task.task == name for task in one.result.tasks)]
+    if not found:
+        known = sorted({task.task for one in sources for task in one.result.tasks})
+        raise ConfigError(f"--task {name}: no record has it; they have {', '.join(known)}.")
+    if any(one.result.continued for one in found):
+        raise ConfigError(f"--task {name}: a record of the protocol continual is of a sequence; compare it whole.")
+    return [
+        replace(one, result=replace(one.result, tasks=[task for task in one.result.tasks if task.task == name]))
+        for one in found
+    ]
 
 
 def stored(tracking: str | None) -> str:

@@ -129,11 +129,14 @@ def conduct(
     tracking: str | None,
     quiet: bool = False,
     resumed: bool = False,
+    command: str = "sweep",
 ) -> Outcome:
     """Notes in its folder what a sweep is asked for, runs it to its end, and shows what came of it.
 
-    Raises KeyboardInterrupt once what was done by then is written; DataError where no trial was completed.
+    command: of everline, that goes on with it where it is stopped. Raises KeyboardInterrupt once what was done by then
+    is written; DataError where no trial was completed.
     """
+    again = f"everline {command} --resume --out {job.out}"
     with held(job.out), _terminated():
         if not resumed:
             check_free(job.out)  # once more, now that nobody else can begin one here
@@ -149,7 +152,7 @@ def conduct(
                         one.features = place.prepare(one, told)
                         one.run(place.runner, ended)
             except BaseException:
-                _stopped(one, place)
+                _stopped(one, f"{again} {place.words}")
                 raise
         found = one.deliver()
     if not quiet:
@@ -158,7 +161,7 @@ def conduct(
         OUT.print(found.note, markup=False, highlight=False)
     ERR.print(f"The sweep: {job.out}/report.html, outcome.json.", markup=False, highlight=False, soft_wrap=True)
     if one.untracked:
-        said = f"not all of it is in MLflow: {one.untracked} everline sweep --resume --out {job.out} records the rest."
+        said = f"not all of it is in MLflow: {one.untracked} {again} records the rest."
         ERR.print(said, markup=False, highlight=False, soft_wrap=True)
     elif one.tracked is not None:
         ERR.print(one.tracked.landed, markup=False, highlight=False, soft_wrap=True)
@@ -259,16 +262,13 @@ def sizes_of(text: str | None) -> list[int]:
     return [int(word) for word in words]
 
 
-def _stopped(one: Sweep, place: Place) -> None:
+def _stopped(one: Sweep, again: str) -> None:
     """Leaves what was done usable: the records are there, and now the page too."""
     with contextlib.suppress(EverlineError):
         one.catch_up()
         one.deliver()
-    out = one.job.out
-    ERR.print(
-        f"{len(one.records)} trials are kept in {out}; to go on: everline sweep --resume --out {out} {place.words}",
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    said = f"{len(one.records)} trials are kept in {one.job.out}; to go on: {again}"
+    ERR.print(said, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -117,9 +117,22 @@ def export(
     kept = [label for label in labels if since is None or label.seq >= since][-(most or len(labels)) :]
     learn, judge = _split(kept, share, reader)
     made = _to_make(judge, least_defects, synthetic, reader)
-    plan = _plan(reader, learn, judge, made, seed)
+    plan = _plan(reader, learn, judge, made, seed, left_out)
     _write(reader, Path(os.path.abspath(out)), plan, seed)
     return LogTask(read_folder(out), tuple(learn), tuple(judge), made, left_out)
+
+
+def reopen(out: Path) -> LogTask:
+    """What `export` wrote, however the log has grown since. Raises DataError where it is not there, or was changed."""
+    plain = _checked(out, f"{out}: there are no images of a log in it to go on with.")
+    try:
+        labels = [Label(**{name: row[name] for name in Label.__dataclass_fields__}) for row in plain["images"]]
+        learn = [label for label, row in zip(labels, plain["images"], strict=True) if row["file"].startswith("train/")]
+        return LogTask(
+            read_folder(out), tuple(learn), tuple(labels[len(learn) :]), len(plain["synthetic"]), plain["left_out"]
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{out / INDEX}: not the index of a log's images: {error}") from error
 
 
 def sources(normal: Sequence[int], count: int) -> tuple[int, ...]:
@@ -158,12 +171,15 @@ def _to_make(judge: Sequence[Label], least: int, synthetic: bool, reader: LogRea
     return min(MADE, len(judge) - defects)
 
 
-def _plan(reader: LogReader, learn: Sequence[Label], judge: Sequence[Label], made: int, seed: int) -> _Plan:
+def _plan(
+    reader: LogReader, learn: Sequence[Label], judge: Sequence[Label], made: int, seed: int, left_out: int
+) -> _Plan:
     files = {label.seq: f"train/good/{label.seq:012}" for label in learn}
     files |= {label.seq: f"test/{_kind(label)}/{label.seq:012}" for label in judge}
     chosen = sources([label.seq for label in judge if not label.defect], made)
     rows = [asdict(label) | {"file": files[label.seq]} for label in (*learn, *judge)]
     plain = {"format": FORMAT, "line": reader.folder.name, "seed": seed, "images": rows, "synthetic": list(chosen)}
+    plain["left_out"] = left_out
     return _Plan(files, chosen, plain, masks=not any(label.defect for label in judge))
 
 
@@ -224,16 +240,23 @@ def _suffix(data: bytes, seq: int) -> str:
 def _check_same(out: Path, plan: _Plan) -> None:
     """Raises DataError where a folder is anything but this export, unchanged."""
     other = f"{out}: there is something else in it; name a folder that is empty or not there yet."
+    if _checked(out, other) != plan.plain:
+        raise DataError(other)
+
+
+def _checked(out: Path, other: str) -> dict[str, Any]:
+    """The index of an export, less its checksums, every file of which is as it was written. Raises DataError."""
     try:
         if not out.is_dir() or (out / INDEX).stat().st_size > MAX_INDEX:
             raise DataError(other)
-        found = json.loads((out / INDEX).read_text("utf-8"))
+        found: dict[str, Any] = json.loads((out / INDEX).read_text("utf-8"))
         files = found.pop("files")
         there = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} - {INDEX}
-        if found != plan.plain or there != files.keys():
+        if there != files.keys():
             raise DataError(other)
     except (OSError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(other) from error
     changed = [name for name, known in files.items() if digest(out / name) != known]
     if changed:
         raise DataError(f"{out}: {changed[0]} is not what was written there; remove the folder, or name another.")
+    return found

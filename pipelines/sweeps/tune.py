@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ...methods.errors import StoreError
+from ...methods.errors import ConfigError, StoreError
 from ...methods.registry import build, method
 from ...platform.log import LogReader, line_folder
 from ...platform.settings import LineSettings, read_fleet
@@ -17,11 +17,11 @@ from .command import FOLDER, conduct, data_at, sizes_of, words_of
 from .objectives import OBJECTIVES
 from .outcome import Outcome
 from .outcome_rows import plain
-from .own_log import LogTask, export
+from .own_log import LogTask, export, reopen
 from .place import Place, place_options
 from .recommend import fleet_entry
 from .settings import SweepSettings
-from .sweep import begin
+from .sweep import begin, check_images, read_settings
 from .winner import propose_winner, winner_of
 
 METHODS = ("coreset", "padim", "subspace", "lemo")
@@ -56,6 +56,7 @@ METHODS = ("coreset", "padim", "subspace", "lemo")
     type=click.Path(path_type=Path, file_okay=False),
     help=f"Folder of the sweep.  [default: {FOLDER}/LINE-TIME]",
 )
+@click.option("--resume", is_flag=True, help="Go on in --out, on the images that were taken from the log then.")
 @click.option("--publish", is_flag=True, help="Register the recommended configuration as the line's candidate.")
 @place_options
 @json_option
@@ -72,6 +73,7 @@ def tune(
     most: int | None,
     synthetic: bool,
     out: Path | None,
+    resume: bool,
     publish: bool,
     place: Place,
     json_file: Path | None,
@@ -88,28 +90,33 @@ def tune(
     folder = line_folder(fleet.store, line)
     if not folder.is_dir():
         raise StoreError(f"line {line} has no log in {fleet.store} yet: nothing was ever sent to it.")
+    if resume:
+        _check_resumed(out)
     out = (out or Path(FOLDER, f"{line}-{time.strftime('%Y%m%d-%H%M%S')}")).absolute()
-    place_of_data = out / "data" / line
-    settings = _settings(
-        own,
-        methods,
-        memory,
-        "cuda" if place.gpus else None,
-        samples=samples,
-        objective=objective,
-        holdout=holdout,
-        data=data_at([place_of_data]),
-    )
-    data = export(LogReader(folder), place_of_data, since=since, most=most, synthetic=synthetic)
+    images = out / "data" / line
+    if resume:
+        settings, data = read_settings(out), reopen(images)
+        check_images(settings, [data.task], out)
+    else:
+        settings = _settings(
+            own,
+            methods,
+            memory,
+            "cuda" if place.gpus else None,
+            samples=samples,
+            objective=objective,
+            holdout=holdout,
+            data=data_at([images]),
+        )
+        data = export(LogReader(folder), images, since=since, most=most, synthetic=synthetic)
+        settings = begin(settings, out, [data.task])
     for text in filter(None, (_counted(data), data.caveat)):
         ERR.print(text, markup=False, highlight=False)
-    settings = begin(settings, out, [data.task])
-    found = conduct(place.job(settings, out), [data.task], place, tracking, quiet=json_file is not None)
+    quiet, again = json_file is not None, f"tune {line}"
+    found = conduct(place.job(settings, out), [data.task], place, tracking, quiet, resume, again)
     advice = recommended(line, own, found, data)
     if publish:
-        advice["published"] = propose_winner(
-            found, data.task, line, fleet, out, watermark=data.watermark, quiet=json_file is not None
-        )
+        advice["published"] = propose_winner(found, data.task, line, fleet, out, watermark=data.watermark, quiet=quiet)
     write_json({**plain(advice), "sweep": found.to_json()}, json_file)
     if str(json_file) != "-":
         _show(advice)
@@ -133,6 +140,21 @@ def recommended(line: str, own: LineSettings, found: Outcome, data: LogTask) -> 
         "data": data.counts,
         "caveat": data.caveat,
     }
+
+
+SETTLED = ("methods", "memory", "samples", "objective", "holdout", "since", "most", "synthetic")
+
+
+def _check_resumed(out: Path | None) -> None:
+    """Raises ConfigError for what a sweep that goes on cannot be asked for."""
+    if out is None:
+        raise ConfigError("--resume needs --out DIR: the folder of the sweep to go on with.")
+    context = click.get_current_context()
+    default = click.core.ParameterSource.DEFAULT
+    options = {param.name: param.opts[0] for param in context.command.params}
+    given = [options[name] for name in SETTLED if context.get_parameter_source(name) != default]
+    if given:
+        raise ConfigError(f"--resume goes on with what was asked for; leave out {', '.join(given)}.")
 
 
 def _settings(

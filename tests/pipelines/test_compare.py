@@ -182,7 +182,7 @@ def test_records_of_other_experiments_are_refused(write: Write, changed: dict[st
 
 def test_records_of_other_data_are_refused(write: Write) -> None:
     first = write("a.json", task("bolt"))
-    with pytest.raises(ConfigError, match="no task that all records have"):
+    with pytest.raises(ConfigError, match="no task is in all records"):
         Comparison.read([first, write("b.json", task("nut"))])
     with pytest.raises(ConfigError, match=r"bolt has 4 images to learn and 6 to judge in .*a\.json, 4 and 7 in"):
         Comparison.read([first, write("b.json", task("bolt", n_test=7))])

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,21 @@ def test_children_with_a_record_count(tracking_uri: str, tmp_path: Path) -> None
     plain = json.loads((tmp_path / "r.json").read_text())
     assert sorted(one["method"] for one in plain["records"]) == ["lemo", "padim"]
     assert "1 finished runs have no record" in " ".join(ran.stderr.split())
+
+
+def test_of_runs_without_a_common_task_those_of_one_compare(tracking_uri: str, tmp_path: Path) -> None:
+    prepare(tracking_uri, "online")
+    for task, name, rows in (("bolt", "padim", ONE), ("bolt", "lemo", TWO), ("nut", "padim", THREE)):
+        one = result(name, rows)
+        one.tasks[:] = [replace(one.tasks[0], task=task)]
+        record_run(tracking_uri, Run("sweep", f"{name} on {task}", artifacts={"result.json": one.dumps()}))
+    words = ["--experiment", "sweep", "--tracking", tracking_uri]
+    assert "--task NAME compares those of one (bolt, nut)" in said(call(*words))
+    assert "they have bolt, nut" in said(call(*words, "--task", "cog"))
+    ran = call(*words, "--task", "bolt", "--json", tmp_path / "r.json")
+    assert ran.exit_code == 0, ran.exception
+    plain = json.loads((tmp_path / "r.json").read_text())
+    assert plain["shared_tasks"] == ["bolt"] and sorted(one["method"] for one in plain["records"]) == ["lemo", "padim"]
 
 
 def test_a_run_twice_is_refused(runs: list[str], tracking_uri: str) -> None:

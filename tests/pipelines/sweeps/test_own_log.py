@@ -10,7 +10,7 @@ from everline.methods.errors import ConfigError, DataError, StoreError
 from everline.pipelines.datasets import read_folder, read_mask
 from everline.pipelines.sweeps import own_log
 from everline.pipelines.sweeps.own_labels import read_labels
-from everline.pipelines.sweeps.own_log import LogTask, export
+from everline.pipelines.sweeps.own_log import LogTask, export, reopen
 from everline.pipelines.sweeps.synthetic import spoil
 from everline.platform.images import decode
 from everline.platform.log import LogReader
@@ -41,6 +41,17 @@ def test_earlier_images_are_to_learn_from_and_later_ones_to_judge_by(
     assert found.watermark == 13
     assert (found.made, found.counts["guard"]) == (0, 30)
     assert "18 of 18 labels to judge by are the guard's own opinion" in found.caveat
+
+
+def test_what_was_taken_is_found_again_as_it_was(write_log: Write, parts: list[bytes], tmp_path: Path) -> None:
+    log = write_log(parts, [*GOOD, *BAD[:2], ("seen", 25)])
+    found = export(log, tmp_path / "out")
+    assert reopen(tmp_path / "out") == found and found.left_out == 1 and found.made > 0
+    with pytest.raises(DataError, match="no images of a log"):
+        reopen(tmp_path)
+    found.task.train[0].write_bytes(b"other")
+    with pytest.raises(DataError, match="not what was written"):
+        reopen(tmp_path / "out")
 
 
 def test_files_are_what_was_logged(write_log: Write, parts: list[bytes], tmp_path: Path) -> None:

@@ -91,6 +91,22 @@ def test_killed_twice_it_has_the_trials_of_one_that_was_not(
 
 
 @pytest.mark.slow
+def test_a_terminated_sweep_on_ray_leaves_what_was_done(
+    data: Path, tmp_path: Path, start: Start, trials_in: Trials
+) -> None:
+    out = tmp_path / "out"
+    process = start("--data", data, *WORDS, "--samples", 5, "--ray", "--out", out)
+    wait(process, out, 2)
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    err = ended(process, code=130)
+    assert f"everline sweep --resume --out {out}" in err and "Traceback" not in err
+    outcome = json.loads((out / "outcome.json").read_text("utf-8"))
+    assert not outcome["finished"] and len(outcome["trials"]) >= 2
+    assert not psutil.wait_procs(started, timeout=30)[1], "processes of a terminated sweep go on"
+
+
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_and_more_samples_keep_what_there_is(
     undisturbed: list[Any], data: Path, tmp_path: Path, start: Start, trials_in: Trials
 ) -> None:

@@ -41,11 +41,39 @@ def test_a_line_is_told_what_would_suit_it_and_why(
     assert {t["method"] for t in found["sweep"]["trials"]} == {"subspace", "padim"}
     assert {t["params"]["size"] for t in found["sweep"]["trials"]} == {64}
     assert found["data"]["synthetic"] > 0 and "synthetic" in found["caveat"]
+    assert found["change"] == (found["recommended"]["number"] != found["current"]["number"])
+    assert (found["entry"] is not None) == found["change"]
     if found["change"]:
         entry = parse_line("mono", yaml.safe_load(found["entry"])["mono"])
         assert (entry.method, entry.false_reject_rate) == (found["recommended"]["method"], 0.2)
     candidate = Versions(tracking_uri, "mono").candidate()
     assert found["published"]["version"] == candidate is not None
+
+
+def test_a_line_that_was_tuned_in_part_goes_on_with_the_images_of_then(
+    write_log: Write, parts: list[bytes], fleet_file: Path, tmp_path: Path
+) -> None:
+    write_log(parts, [("good", n) for n in range(30)])
+    words = ["tune", "mono", "--fleet", fleet_file, "--no-ray", "--out", tmp_path / "out", "--json"]
+    assert call(*words, tmp_path / "first.json", "--method", "padim", "--samples", 2).exit_code == 0
+    (left, *_) = sorted((tmp_path / "out/trials").glob("*.json"))
+    left.unlink()  # as if it had been stopped there
+    write_log(parts, [("good", n) for n in range(30, 40)])
+    ran = call(*words, tmp_path / "second.json", "--resume")
+    assert ran.exit_code == 0, (ran.output, ran.exception)
+    first, second = (json.loads((tmp_path / name).read_text("utf-8")) for name in ("first.json", "second.json"))
+    alike = ("line", "change", "entry", "data", "caveat")
+    assert {name: first[name] for name in alike} == {name: second[name] for name in alike}
+    assert left.is_file()
+
+
+def test_what_goes_on_cannot_be_asked_for_something_else(fleet_file: Path, tmp_path: Path, write_log: Write) -> None:
+    write_log([], [])
+    words = ["tune", "mono", "--fleet", fleet_file, "--no-ray", "--resume"]
+    assert "needs --out" in str(call(*words).exception)
+    refused = call(*words, "--out", tmp_path, "--samples", 4, "--most", 9).exception
+    assert isinstance(refused, ConfigError) and "leave out --samples, --most" in str(refused)
+    assert "no sweep to go on with" in str(call(*words, "--out", tmp_path).exception)
 
 
 @pytest.mark.parametrize(("line", "error"), [("poly", UnknownLine), ("mono", StoreError)])
