@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from everline.methods.errors import ConfigError, Corrupt, SecondWriter, StoreError
-from everline.platform import log, manifest, segment
+from everline.platform import log, manifest, segment, volume
 from everline.platform.log import LogReader, LogWriter, line_folder, verify
 from everline.platform.record import Record
 from hypothesis import HealthCheck, settings
@@ -232,7 +232,7 @@ def test_a_fenced_writer_is_refused_and_damages_nothing(
 @pytest.mark.parametrize(
     ("where", "name", "at"),
     [
-        (segment, "write_all", 4),
+        (volume, "write_all", 4),
         (os, "fdatasync", 4),
         (log, "fenced", 8),
         (log, "fenced", 9),
@@ -294,7 +294,7 @@ def test_a_writer_gives_back_what_is_sealed_and_what_is_open(
 ) -> None:
     writer = opened()
     got = filled(writer, 13)
-    monkeypatch.setattr(segment, "read", None)  # the open segment is not read from the disk for it
+    monkeypatch.setattr(segment, "Tail", None)  # the open segment is not read from the disk for it
     assert writer.get([12, 0, 9, 10, 4, 5, 0]) == [got[n] for n in (12, 0, 9, 10, 4, 5, 0)]
     assert writer.get([]) == []
 
@@ -410,16 +410,16 @@ def test_a_reader_starts_again_when_a_segment_is_sealed_under_it(
 ) -> None:
     writer = opened()
     filled(writer, 4)
-    real, calls = segment.read, 0
+    real, calls = segment.Tail.read_on, 0
 
-    def read_late(path: Path) -> segment.End:
+    def read_late(tail: segment.Tail) -> segment.End:
         nonlocal calls
         calls += 1
         if calls == 1:
             filled(writer, 2)
-        return real(path)
+        return real(tail)
 
-    monkeypatch.setattr(segment, "read", read_late)
+    monkeypatch.setattr(segment.Tail, "read_on", read_late)
     assert len(LogReader(writer.folder)) == 6
 
 

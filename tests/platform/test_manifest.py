@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 from everline.methods.errors import Corrupt, SecondWriter
 from everline.platform import manifest
-from everline.platform.manifest import Manifest, Shard, commit, fenced, latest, numbers, path_of, strangers
+from everline.platform.manifest import Manifest, Shard, commit, fenced, latest, manifest_name, numbers, strangers
+
+
+def path_of(folder: Path, number: int) -> Path:
+    return folder / manifest_name(number)
+
 
 SHARD = Shard("shard-000000000000-00000001-0123abcd.arrow", 0, 64, 1000, 2**32 - 1)
 SEGMENT = "segment-000000000064-00000001-0123abcd.log"
