@@ -102,7 +102,7 @@ def s3_store(s3_environment: str) -> "S3Path":
     return S3Path("everline-tests", f"store-{secrets.token_hex(4)}")
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> "Place":
     """A folder to keep logs in: on the disk, then on S3."""
     return tmp_path if request.param == "local" else request.getfixturevalue("s3_store")
