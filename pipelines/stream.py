@@ -1,11 +1,13 @@
 """`everline stream`: a folder of images through a line."""
 
+from functools import partial
 from pathlib import Path
 
 import click
 
-from ..platform.actor import answer, insist, start_line
+from ..platform.actor import answer, insist, line_handle, start_line
 from ..platform.cluster import connect, disconnect
+from ..platform.reach import Reach
 from ..platform.settings import read_fleet
 from ..platform.tracking import prepare_tracking
 from .console import ERR, OUT, fleet_option, json_option, progress, write_json
@@ -34,13 +36,14 @@ def stream(line: str, source: Path, fleet_file: Path, json_file: Path | None) ->
         try:
             with progress() as bars:
                 bar = bars.add_task(line, total=len(files))
-                fed = feed(handle, files, told=lambda path, reply: bars.advance(bar))
+                line_there = Reach(partial(line_handle, line, fleet.store))
+                fed = feed(line_there, files, told=lambda path, reply: bars.advance(bar))
         finally:
             if started:
                 answer(handle.close.remote())
         for name, reason in fed.refused.items():
             ERR.print(f"refused: {name}: {reason}", markup=False, highlight=False)
-        status = insist(handle.status.remote)
+        status = insist(lambda: line_handle(line, fleet.store).status.remote())
     finally:
         disconnect()
     result = {
