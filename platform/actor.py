@@ -53,9 +53,7 @@ class LineActor:
     The process stands at once, and the line is opened behind it: one that cannot be opened is `stopped`, and says why.
     """
 
-    def __init__(
-        self, name: str, settings: LineSettings, store: str, tracking: str, detached: bool = False
-    ) -> None:
+    def __init__(self, name: str, settings: LineSettings, store: str, tracking: str, detached: bool = False) -> None:
         """detached: nobody's end is its end (platform/crew.py)."""
         context = ray.get_runtime_context()
         self._name, self._settings = name, settings

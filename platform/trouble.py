@@ -55,7 +55,9 @@ def begin(folder: Path, line: str) -> Trouble:
         before = Trouble()
     error = before.error or SILENT
     if before.stopped:
-        raise LineStopped(f"line {line} was stopped after {before.starts} starts: {error}; mend it, then `everline up`.")
+        raise LineStopped(
+            f"line {line} was stopped after {before.starts} starts: {error}; mend it, then `everline up`."
+        )
     _write(folder, Trouble(before.starts + 1, time.time()))
     return before
 
