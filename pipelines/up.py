@@ -20,14 +20,8 @@ from ..platform.tracking import prepare_tracking
 from ..platform.trouble import read_trouble
 from .console import ERR, OUT, fleet_option, json_option, show_table, write_json
 
-DONE = {
-    "start": "started",
-    "restart": "started again",
-    "stop": "stopped",
-    "keep": "runs as it is",
-    "leave": "left alone",
-}
-COLUMNS = ("line", "state", "version", "records", "learned", "waiting", "dropped", "process", "node")
+DONE = {"start": "started", "restart": "started again", "stop": "stopped", "keep": "runs", "leave": "left alone"}
+COLUMNS = ("line", "state", "version", "records", "learned", "waiting", "dropped", "node")
 fleet_argument = click.argument("named", metavar="[FLEET.yaml]", type=click.Path(path_type=Path), required=False)
 
 
@@ -73,8 +67,8 @@ def down(lines: tuple[str, ...], fleet_file: Path, json_file: Path | None) -> No
     Without LINE, the Ray cluster that `everline up` started ends too, unless something else runs in it. In place of
     lines, a fleet file may be named.
     """
-    if len(lines) == 1 and lines[0].endswith((".yaml", ".yml")):
-        lines, fleet_file = (), Path(lines[0])
+    if len(lines) == 1 and (one := Path(lines[0])).suffix in (".yaml", ".yml"):
+        lines, fleet_file = (), one
     fleet = read_fleet(fleet_file)
     told: list[dict[str, Any]] = []
     well = True
@@ -86,9 +80,7 @@ def down(lines: tuple[str, ...], fleet_file: Path, json_file: Path | None) -> No
                 well = carry_out(plan, fleet, lambda change, error: told.append(_tell(change, error)))
                 if not lines:
                     why = leave()
-                    _say(
-                        f"the Ray cluster goes on: {why}" if why else "the Ray cluster that everline started has ended"
-                    )
+                    _say(f"the Ray cluster goes on: {why}" if why else "the Ray cluster has ended")
         finally:
             disconnect()
     _sum_up(told, False, json_file)
@@ -157,9 +149,8 @@ def _foreseen(change: Change, fleet: Fleet, joined: bool) -> dict[str, Any]:
             check_room(change.line, fleet.lines[change.line])
         except EverlineError as error:
             problem = str(error)
-    _say(
-        f"{change.line}: {change.what}{f' ({change.why})' if change.why else ''}{f'; but {problem}' if problem else ''}"
-    )
+    why = f" ({change.why})" if change.why else ""
+    _say(f"{change.line}: {change.what}{why}{f'; but {problem}' if problem else ''}")
     return {"line": change.line, "what": change.what, "why": change.why, "problem": problem}
 
 
@@ -184,7 +175,7 @@ def _state(name: str, fleet: Fleet, seen: Seen | None) -> dict[str, Any]:
     if seen is None:
         error = read_trouble(line_folder(fleet.store, name)).error
         method = fleet.lines[name].method
-        return {"line": name, "method": method, "state": "down", "problem": error and f"it ended with: {error}"}
+        return {"line": name, "method": method, "state": "down", "problem": error and f"it failed last with: {error}"}
     known = dict(seen.status)
     state = known.get("state", "lost")
     problem = known.get("problem", "")

@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 
 class LineActor:
-    """What other processes may ask of a line. One thing at a time; images in the order they came, the rest before them.
+    """What other processes may ask of a line. One thing at a time: images in the order they came, the rest before.
 
     The process stands at once, and the line is opened behind it: one that cannot be opened is `stopped`, and says why.
     """

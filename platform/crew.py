@@ -1,7 +1,4 @@
-"""The lines of a fleet that run in the cluster at hand: looked at, started, stopped. Thin: what to do is decided in
-
-changes.py.
-"""
+"""The lines of a fleet that run in the cluster at hand: looked at, started, stopped. Thin: changes.py decides."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -12,10 +9,12 @@ from typing import Any
 
 import ray
 
-from ..methods.errors import EverlineError, LineDown, SecondWriter, UnknownLine
-from .actor import NAMESPACE, actor_name, answer, line_handle, start_line
+from ..methods.errors import ConfigError, EverlineError, LineDown, LineStopped, SecondWriter, UnknownLine
+from .actor import NAMESPACE, actor_name, answer, check_room, line_handle, start_line
 from .changes import Change, Running
+from .log import line_folder
 from .settings import Fleet, LineSettings
+from .trouble import failed
 
 ANSWER_S = 30.0  # for a process that Ray may be starting again to say anything at all
 LOOK_S = 3.0  # for a line that is at work to say how it stands
@@ -78,12 +77,17 @@ def carry_out(plan: list[Change], fleet: Fleet, told: Told) -> bool:
         told(change, error)
 
     with ThreadPoolExecutor(STARTS) as pool:
-        ending = {pool.submit(one, c, stop_line): c for c in plan if c.what in ("stop", "restart")}
+        works = {"stop": stop_line, "restart": _end}
+        ending = {pool.submit(one, c, works[c.what]): c for c in plan if c.what in works}
+        stays = set()
         for future in as_completed(ending):
             change, error = ending[future], future.result()
-            if change.what == "stop" or error is not None:
+            if change.what == "stop" or isinstance(error, ConfigError):
                 heard(change, error)
-        starting = {pool.submit(one, c, _start): c for c in plan if c.what in ("start", "restart")}
+                stays.add(change.line)
+        starting = {
+            pool.submit(one, c, _start): c for c in plan if c.what in ("start", "restart") and c.line not in stays
+        }
         for future in as_completed(starting):
             heard(starting[future], future.result())
     for change in plan:
@@ -107,7 +111,7 @@ def stop_line(name: str, fleet: Fleet) -> None:
 
 
 def _start(name: str, fleet: Fleet) -> None:
-    """A process that was ended without closing its log may have it for a moment longer."""
+    """A process that was ended without closing its log may have it for a moment longer. What fails is noted."""
     give_up = time.monotonic() + FREE_S
     while True:
         try:
@@ -117,6 +121,16 @@ def _start(name: str, fleet: Fleet) -> None:
             if time.monotonic() > give_up:
                 raise
             time.sleep(1)
+        except (ConfigError, LineDown) as error:
+            if not isinstance(error, LineStopped):
+                failed(line_folder(fleet.store, name), error)
+            raise
+
+
+def _end(name: str, fleet: Fleet) -> None:
+    """Before a start with other settings. Raises ConfigError where no node could take it with these: it goes on."""
+    check_room(name, fleet.line(name))
+    stop_line(name, fleet)
 
 
 def _there(name: str, store: Path) -> bool:

@@ -32,10 +32,7 @@ class LineSettings:
     )
     device: str = param("cpu", "where the detector computes: cpu, cuda, cuda:1, ...")
     gpus: float = param(
-        0.0,
-        "GPUs, or the share of one, that Ray reserves for the line; none while it computes on the cpu",
-        low=0,
-        high=64,
+        0.0, "GPUs, or a share of one, that Ray reserves for the line; none while its device is cpu", low=0, high=64
     )
     place: str = param("", "resource of the nodes that the line may run on, as `ray start --resources` names it")
     queue: int = param(64, "images that may wait at the line", low=1, high=4096, unit="images")

@@ -55,9 +55,8 @@ def begin(folder: Path, line: str) -> Trouble:
         before = Trouble()
     error = before.error or SILENT
     if before.stopped:
-        raise LineStopped(
-            f"line {line} was stopped after {before.starts} starts: {error}; mend it, then `everline up`."
-        )
+        text = f"line {line} was stopped after {before.starts} starts: {error}"
+        raise LineStopped(f"{text.rstrip('.')}; mend it, then `everline up`.")
     _write(folder, Trouble(before.starts + 1, time.time()))
     return before
 
