@@ -1,8 +1,6 @@
 """`everline up`, `down` and `status`: what runs is made equal to what the fleet file says."""
 
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from ..platform.log import line_folder
 from ..platform.settings import Fleet, read_fleet
 from ..platform.tracking import prepare_tracking
 from ..platform.trouble import read_trouble
-from .console import ERR, OUT, fleet_option, json_option, show_table, write_json
+from .console import ERR, OUT, fleet_option, json_option, show_table, terminable, write_json
 
 DONE = {"start": "started", "restart": "started again", "stop": "stopped", "keep": "runs", "leave": "left alone"}
 COLUMNS = ("line", "state", "version", "records", "learned", "waiting", "dropped", "node")
@@ -38,15 +36,15 @@ def up(named: Path | None, fleet_file: Path, dry_run: bool, json_file: Path | No
     not be brought up; the others were.
     """
     fleet = read_fleet(named or fleet_file)
-    with ended_cleanly():
-        if not dry_run:
-            prepare_tracking(fleet.tracking)
-        joined = join(start=not dry_run)
+    told: list[dict[str, Any]] = []
+    if not dry_run:
+        prepare_tracking(fleet.tracking)
+    joined = join(start=not dry_run)
+    with terminable():  # behind `join`: Ray puts a handler of its own in place of ours
         try:
             if joined:
                 _say(f"started a Ray cluster on this machine ({address()}); `everline down` ends it with the lines")
             plan = changes(fleet.lines, {} if joined is None else _running(fleet))
-            told: list[dict[str, Any]] = []
             well = dry_run or carry_out(plan, fleet, lambda change, error: told.append(_tell(change, error)))
             if dry_run:
                 told = [_foreseen(change, fleet, joined is not None) for change in plan]
@@ -72,8 +70,8 @@ def down(lines: tuple[str, ...], fleet_file: Path, json_file: Path | None) -> No
     fleet = read_fleet(fleet_file)
     told: list[dict[str, Any]] = []
     well = True
-    with ended_cleanly():
-        joined = join(start=False)
+    joined = join(start=False)
+    with terminable():
         try:
             if joined is not None:
                 plan = _stops(lines, fleet)
@@ -95,11 +93,10 @@ def down(lines: tuple[str, ...], fleet_file: Path, json_file: Path | None) -> No
 def status(named: Path | None, fleet_file: Path, json_file: Path | None) -> None:
     """What runs of a fleet, and why the rest does not. Exit status 1: a line of the file does not run."""
     fleet = read_fleet(named or fleet_file)
-    with ended_cleanly():
-        try:
-            seen = {} if join(start=False) is None else look(fleet.store, patience_s=5)
-        finally:
-            disconnect()
+    try:
+        seen = {} if join(start=False) is None else look(fleet.store, patience_s=5)
+    finally:
+        disconnect()
     rows = [_state(name, fleet, seen.get(name)) for name in sorted({*fleet.lines, *seen})]
     write_json(rows, json_file)
     if str(json_file) != "-":
@@ -109,21 +106,6 @@ def status(named: Path | None, fleet_file: Path, json_file: Path | None) -> None
                 OUT.print(f"{row['line']}: {row['problem']}", markup=False, highlight=False, soft_wrap=True)
     if not all(row["state"] in ("running", "busy", "opening") for row in rows if row["line"] in fleet.lines):
         raise SystemExit(1)
-
-
-@contextmanager
-def ended_cleanly() -> Iterator[None]:
-    """A SIGTERM ends the command as Ctrl-C does."""
-
-    def stop(*_: Any) -> None:
-        signal.alarm(0)  # Ray's own handler would have the process aborted soon
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _running(fleet: Fleet) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 It answers in lines of JSON. First it says {"address", "head", "others"}, then it obeys its input: `trials` is answered
 by the processes that run trials or ran some, [{"node", "pid", "alive"}]; `kill NODE PID` by null, when that node and
-the process on it are no more. It ends with its input.
+the process on it are no more; `cut NODE` by null, when Ray's own processes of that node are no more, though what it
+ran may be. All nodes but the first have the resource `hall`. It ends with its input.
 """
 
 import json
@@ -33,9 +34,13 @@ def trials(cluster: Cluster) -> list[dict[str, Any]]:
 
 
 def kill(cluster: Cluster, name: str, pid: int) -> None:
+    cut(cluster, name)
+    os.kill(pid, signal.SIGKILL)
+
+
+def cut(cluster: Cluster, name: str) -> None:
     (node,) = (one for one in cluster.worker_nodes if one.node_id == name)
     cluster.remove_node(node, allow_graceful=False)
-    os.kill(pid, signal.SIGKILL)
 
 
 def say(found: Any) -> None:
@@ -46,12 +51,15 @@ def main(first: int, *more: int) -> None:
     head = {"num_cpus": first, "object_store_memory": STORE, "include_dashboard": False, "_system_config": SOON}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for cpus in more:
-        cluster.add_node(num_cpus=cpus, object_store_memory=STORE)
+        cluster.add_node(num_cpus=cpus, object_store_memory=STORE, resources={"hall": 1})
     others = [one.node_id for one in cluster.worker_nodes]
     say({"address": cluster.address, "head": cluster.head_node.node_id, "others": others})
     for line in sys.stdin:
         what, *words = line.split()
-        say(trials(cluster) if what == "trials" else kill(cluster, words[0], int(words[1])))
+        if what == "trials":
+            say(trials(cluster))
+        else:
+            say(cut(cluster, words[0]) if what == "cut" else kill(cluster, words[0], int(words[1])))
     cluster.shutdown()
 
 
