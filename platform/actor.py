@@ -273,16 +273,12 @@ def _actor(name: str, settings: LineSettings, fleet: Fleet, detached: bool) -> A
 
 
 def _placed(name: str, settings: LineSettings, handle: Any) -> None:
-    """Waits until the process stands."""
-    wanted = settings.resources
+    """Waits until a node has made a process of it. Raises LineDown where none does."""
+    wanted, free = settings.resources, ray.available_resources()
     patience_s = PLACE_S if wanted else OPEN_S
-    try:
-        answer(handle.settings.remote(), patience_s)
-    except LineDown as error:
-        free = ray.available_resources()
-        has = ", ".join(f"{kind} {much:g} (free in all: {free.get(kind, 0):g})" for kind, much in wanted.items())
-        why = f"it asks for {has}" if has else str(error)
-        raise LineDown(f"line {name}: no node took it within {patience_s:g} s; {why}.") from error
+    if not ray.wait([handle.settings.remote()], timeout=patience_s)[0]:
+        asked = ", ".join(f"{kind} {much:g} (free in all: {free.get(kind, 0):g})" for kind, much in wanted.items())
+        raise LineDown(f"line {name}: no node took it within {patience_s:g} s; it asks for {asked or 'a process'}.")
 
 
 def line_handle(name: str, store: Path) -> Any:
