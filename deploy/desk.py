@@ -170,13 +170,14 @@ class Desk:
 
     async def _insist(self, line: str, verb: str, *args: Any) -> Any:
         """The same again until it is answered, as long as `patience_s` allows."""
-        give_up = time.monotonic() + self.patience_s
+        give_up = None
         while True:
             try:
                 return await self._ask(line, verb, *args)
             except (Dropped, LineStopped):
                 raise
             except (Busy, LineDown) as error:
+                give_up = give_up or time.monotonic() + self.patience_s
                 if time.monotonic() > give_up:
                     raise
                 full = isinstance(error, Busy)

@@ -324,17 +324,18 @@ def translated(error: Exception) -> Exception:
 
 
 def insist(ask: Any, patience_s: float = 60.0, pause_s: float = 0.2) -> Any:
-    """Calls `ask()` (which returns a reference) until it is answered; raises LineDown after `patience_s`.
+    """Calls `ask()` (which returns a reference) until it is answered.
 
-    A line that stays down (LineStopped) is not waited for.
+    Raises LineDown `patience_s` after the first failure; a line that stays down (LineStopped) is not waited for.
     """
-    give_up = time.monotonic() + patience_s
+    give_up = None
     while True:
         try:
             return answer(ask())
         except LineStopped:
             raise
         except LineDown:
+            give_up = give_up or time.monotonic() + patience_s
             if time.monotonic() > give_up:
                 raise
             time.sleep(pause_s)

@@ -27,7 +27,7 @@ class Reach:
 
         Raises Dropped, LineStopped, LineDown, ImageError, NoSpace, ...
         """
-        give_up = time.monotonic() + self._patience_s
+        give_up = None  # counted from the first failure: a node that falls silent costs a minute before that
         while True:
             try:
                 return self._ask(lambda handle: handle.inspect.remote(data, id))
@@ -35,8 +35,9 @@ class Reach:
                 raise
             except Busy:
                 self._wait_for_room()
-                give_up = time.monotonic() + self._patience_s
+                give_up = None
             except LineDown:
+                give_up = give_up or time.monotonic() + self._patience_s
                 if time.monotonic() > give_up:
                     raise
                 time.sleep(PAUSE_S)

@@ -78,3 +78,19 @@ def test_what_will_not_pass_is_raised_at_once(error: Exception) -> None:
 def test_a_line_that_stays_down_is_given_up() -> None:
     with pytest.raises(LineDown):
         Reach(lambda: Handle(LineDown("gone")), patience_s=-1).inspect(b"x", "a")
+
+
+def test_patience_begins_with_the_first_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(reach.time, "monotonic", lambda: now[0])
+
+    class Silent(Handle):
+        def _inspect(self, data: bytes, id: str) -> Any:
+            now[0] += 100  # that is how long Ray took to notice
+            return super()._inspect(data, id)
+
+    handle = Silent(LineDown("gone"))
+    assert Reach(lambda: handle, patience_s=60).inspect(b"x", "a") == {"id": "a"}
+    handle.plan = [LineDown("gone"), LineDown("still gone")]
+    with pytest.raises(LineDown, match="still"):
+        Reach(lambda: handle, patience_s=60).inspect(b"x", "a")
