@@ -22,6 +22,7 @@ from everline.platform.log import LogReader, line_folder, verify
 from everline.platform.settings import read_fleet
 from everline.platform.versions import Versions
 
+Cluster = tuple[Callable[..., Any], dict[str, Any]]
 HERE = Path(__file__).parent
 LINE = {"method": "coreset", "false_reject_rate": 0.05, "params": {"size": 64, "memory": 100}}
 MAIN = [sys.executable, "-c", "from everline.pipelines.main import main; main()"]
@@ -170,8 +171,8 @@ def test_after_the_loss_of_the_head_up_goes_on_where_it_was(user: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[tuple[Callable[..., Any], dict[str, Any]]]:
-    """A cluster of a head and three nodes that take lines (sweeps/nodes.py): ask("cut", NODE), and what it said first."""
+def nodes() -> Iterator[Cluster]:
+    """A head and three nodes that take lines (sweeps/nodes.py): ask("cut", NODE), and what it said first."""
     command = [sys.executable, str(HERE / "sweeps" / "nodes.py"), *"0111"]
     with subprocess.Popen(
         command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -190,7 +191,7 @@ def nodes() -> Iterator[tuple[Callable[..., Any], dict[str, Any]]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("frozen", [False, True], ids=["dead", "only thought dead"])
 def test_a_lost_nodes_line_comes_up_on_another(
-    nodes: tuple[Callable[..., Any], dict[str, Any]],
+    nodes: Cluster,
     tmp_path: Path,
     parts: list[bytes],
     tracking_uri: str,
