@@ -39,13 +39,13 @@ def build(args: Args) -> Application:
 
 def bind(fleet: Fleet, *, replicas: int = 1, body_limit: int = BODY_LIMIT, poll_s: float = 0.5) -> Application:
     """The application of a fleet that has been read already."""
-    gpus = max(line.gpus for line in fleet.lines.values())
+    gpus = max(line.resources.get("GPU", 0) for line in fleet.lines.values())
     options = {"num_cpus": 1, **({"num_gpus": gpus} if gpus else {})}
     deployment: Any = Replica  # the decorators make it a Deployment
     return deployment.options(num_replicas=replicas, ray_actor_options=options).bind(fleet, body_limit, poll_s)
 
 
-@serve.deployment(name="lines", max_ongoing_requests=64)
+@serve.deployment(name="lines", max_ongoing_requests=64, max_queued_requests=256)
 @serve.ingress()
 class Replica:
     """A desk and its routes; Serve asks for the application once the desk stands."""

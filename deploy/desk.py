@@ -7,6 +7,7 @@ its own; then one reference is assigned. Requests see the old version or the new
 import asyncio
 import base64
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..methods.detector import Detector
-from ..methods.errors import EverlineError, LineDown, TrackingError, UnknownLine
+from ..methods.errors import Busy, Dropped, EverlineError, LineDown, LineStopped, TrackingError, UnknownLine
 from ..methods.registry import build
 from ..platform.actor import answer_soon, line_handle
 from ..platform.line import Scorer, embed_image
@@ -31,6 +32,8 @@ from ..platform.versions import Versions
 log = logging.getLogger("everline.desk")
 T = TypeVar("T")
 PATIENCE_S = 60.0  # for a line's actor to answer
+RETRY_S = 30.0  # for a line that comes back, or has room again
+PAUSE_S = 0.2
 
 
 @dataclass
@@ -63,11 +66,15 @@ class Desk:
         fleet: Fleet,
         *,
         poll_s: float = 0.5,
+        patience_s: float = RETRY_S,
         handle: Callable[[str], Any] | None = None,
         versions: Callable[[str, str], Any] = Versions,
     ) -> None:
-        """poll_s: seconds between two looks at the aliases. handle, versions: seams that tests replace."""
-        self.fleet, self.poll_s = fleet, poll_s
+        """poll_s: seconds between two looks at the aliases. patience_s: for a line that is down or busy.
+
+        handle, versions: seams that tests replace.
+        """
+        self.fleet, self.poll_s, self.patience_s = fleet, poll_s, patience_s
         self._handle = handle or partial(line_handle, store=fleet.store)
         self._counters = {
             name: Counter(
@@ -108,13 +115,15 @@ class Desk:
     async def inspect(self, line: str, data: bytes, id: str, learn: bool, want_map: bool) -> dict[str, Any]:
         """An encoded image -> the fields of `Inspection`, once the line has it durably; with its map on request.
 
-        Raises UnknownLine, ImageError, ConfigError, StoreError, NoSpace, TrackingError, LineDown, TimeoutError.
+        A line that is coming back, or has no room for another image, is waited for; its id keeps an image from being
+        learned twice. Raises UnknownLine, ImageError, ConfigError, StoreError, NoSpace, TrackingError, Busy, Dropped,
+        LineDown, LineStopped, TimeoutError.
         """
         counter = self._counter(line)
         if counter.scorer is None and counter.problem:  # there may well be a version: `learning` would be a lie
             raise TrackingError(counter.problem)
         seen = await self._run(self._compute, partial(see, counter, data, want_map))
-        answer = await self._ask(line, "record", data, seen.features, seen.scored, id, learn)
+        answer = await self._insist(line, "record", data, seen.features, seen.scored, id, learn)
         return {**answer, **(seen.map or {"map_png": None, "map_range": None})} if want_map else answer
 
     async def lines(self) -> list[dict[str, Any]]:
@@ -126,7 +135,7 @@ class Desk:
         counter = self._counter(line)
         status = await self._ask(line, "status")
         serving = counter.scorer.version if counter.scorer else None
-        return {**status, "state": "running", "serving_version": serving}
+        return {"state": "running", **status, "serving_version": serving}
 
     async def versions(self, line: str) -> list[dict[str, Any]]:
         """The line's versions, newest first. Raises UnknownLine, TrackingError."""
@@ -159,11 +168,29 @@ class Desk:
         except (EverlineError, TimeoutError) as error:
             return {"line": name, "state": "unavailable", "problem": str(error)}
 
+    async def _insist(self, line: str, verb: str, *args: Any) -> Any:
+        """The same again until it is answered, as long as `patience_s` allows."""
+        give_up = None
+        while True:
+            try:
+                return await self._ask(line, verb, *args)
+            except (Dropped, LineStopped):
+                raise
+            except (Busy, LineDown) as error:
+                give_up = give_up or time.monotonic() + self.patience_s
+                if time.monotonic() > give_up:
+                    raise
+                full = isinstance(error, Busy)
+            with suppress(LineDown, TimeoutError):
+                if full and await self._ask(line, "room"):
+                    continue
+            await asyncio.sleep(PAUSE_S)
+
     async def _ask(self, line: str, verb: str, *args: Any) -> Any:
         """Calls the line's actor. Looking it up may block, so that happens in a thread too, and once."""
         try:
             if line not in self._handles:
-                self._handles[line] = await asyncio.get_running_loop().run_in_executor(None, self._handle, line)
+                self._handles[line] = await self._found(line)
             return await asyncio.wait_for(answer_soon(getattr(self._handles[line], verb).remote(*args)), PATIENCE_S)
         except TimeoutError:
             raise TimeoutError(f"line {line} did not answer within {PATIENCE_S:g} s.") from None
@@ -172,6 +199,18 @@ class Desk:
         except LineDown:
             self._handles.pop(line, None)  # the next call looks for a new actor of that name
             raise
+
+    async def _found(self, line: str) -> Any:
+        """The handle of its actor, which must embed as this replica does: the line learns what it is given.
+
+        Raises UnknownLine, LineDown.
+        """
+        handle = await asyncio.get_running_loop().run_in_executor(None, self._handle, line)
+        theirs = await asyncio.wait_for(answer_soon(handle.settings.remote()), PATIENCE_S)
+        mine = self.fleet.line(line)
+        if any(getattr(theirs, name) != getattr(mine, name) for name in ("method", "params", "device", "threads")):
+            raise LineDown(f"line {line} runs with other settings than this server was started with; start it again.")
+        return handle
 
     async def _run(self, where: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(where, work)

@@ -22,10 +22,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..methods.errors import (
+    Busy,
     ConfigError,
+    Dropped,
     EverlineError,
     ImageError,
     LineDown,
+    LineStopped,
     NoSpace,
     SecondWriter,
     StoreDown,
@@ -47,7 +50,10 @@ ERRORS: tuple[tuple[type[BaseException], int, str], ...] = (  # the first that f
     (ImageError, 400, "bad_image"),
     (ConfigError, 422, "invalid"),
     (NoSpace, 507, "no_space"),
+    (LineStopped, 503, "line_stopped"),
     (LineDown, 503, "line_down"),
+    (Dropped, 429, "dropped"),
+    (Busy, 503, "line_busy"),
     (SecondWriter, 503, "line_moved"),
     (StoreDown, 503, "store_unavailable"),
     (TrackingError, 503, "tracking_unavailable"),
@@ -164,7 +170,7 @@ def _handle_errors(app: FastAPI) -> None:
         status, code = next((s, c) for kind, s, c in ERRORS if isinstance(error, kind))
         if status >= 500:
             log.warning("%s %s: %s: %s", request.method, request.url.path, code, error)
-        headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
+        headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else None
         return problem(request.scope, status, code, str(error), headers)
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:

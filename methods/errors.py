@@ -15,6 +15,9 @@
     │   └── StoreDown          a store on S3 does not answer: send the same thing again
     ├── UnknownLine            no such line in this fleet
     ├── LineDown               the line's process does not answer (yet): send the same thing again
+    │   └── LineStopped        ... it kept dying, and stays down until somebody has mended it
+    ├── Busy                   as many images wait at the line as may: wait, then send the same image again
+    │   └── Dropped            ... and the line drops what is more: this image was not recorded
     ├── UnknownVersion         no such version of this line
     ├── TrackingError          MLflow could not be reached or answered with an error
     └── PortInUse              the HTTP port is taken
@@ -92,6 +95,18 @@ class UnknownLine(EverlineError):
 
 class LineDown(EverlineError):
     """The line's process died or is coming back. What it acknowledged is safe; send the same thing again."""
+
+
+class LineStopped(LineDown):
+    """The line could not be started several times in a row, and is not tried again by itself."""
+
+
+class Busy(EverlineError):
+    """As many images wait at the line as may. This one was not recorded; wait, then send it again."""
+
+
+class Dropped(Busy):
+    """The same, at a line that drops what does not fit (`when_full: drop`)."""
 
 
 class UnknownVersion(EverlineError):

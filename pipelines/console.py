@@ -1,8 +1,10 @@
 """What the commands share: tables and progress for people, JSON for machines."""
 
+import contextlib
 import json
+import signal
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,25 @@ class _Rate(bars.ProgressColumn):
     def render(self, task: bars.Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text(f"{speed:5.1f} images/s" if speed and task.fields.get("images", True) else "")
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """A SIGTERM ends it as Ctrl-C does."""
+
+    def stop(*_: Any) -> None:
+        signal.alarm(0)  # Ray's own handler would have the process aborted soon
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: whoever owns it decides
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def progress() -> bars.Progress:

@@ -31,6 +31,7 @@ from ..platform.cluster import connect, disconnect
 from ..platform.images import prepare
 from ..platform.line import Line, Scorer, embed_image
 from ..platform.log import LogReader, line_folder
+from ..platform.reach import Reach
 from ..platform.settings import Fleet, LineSettings, read_fleet
 from ..platform.tracking import prepare_tracking
 from ..platform.versions import Versions
@@ -165,7 +166,7 @@ def learn(run: Run, *, kill: bool, told: Callable[[], None]) -> None:
             threading.Timer(0.01, os.kill, (pid, signal.SIGKILL)).start()  # in the middle of the next image
 
     for first, last in _parts(len(run.stream)):
-        run.fed.append(feed(run.handle, [s.path for s in run.stream[first:last]], told=on_answer))
+        run.fed.append(feed(Reach(lambda: run.handle), [s.path for s in run.stream[first:last]], told=on_answer))
         scores = insist(lambda: run.handle.score.remote(run.features))
         run.curve.append((last, image_auroc(scores, run.labels)))
 

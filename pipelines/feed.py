@@ -3,13 +3,17 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from ..methods.errors import ImageError
-from ..platform.actor import insist
+from ..methods.errors import Dropped, ImageError
 from ..platform.images import MAX_BYTES, image_id
+
+
+class Line(Protocol):
+    """What takes images (platform/reach.py)."""
+
+    def inspect(self, data: bytes, id: str) -> dict[str, Any]: ...
 
 
 @dataclass
@@ -30,23 +34,23 @@ class Fed:
 
 
 def feed(
-    handle: Any,
+    line: Line,
     files: Iterable[Path],
     *,
     told: Callable[[Path, dict[str, Any] | None], None] = lambda path, answer: None,
 ) -> Fed:
-    """Sends files to a line actor in order; `told` hears of each answer (None: refused).
+    """Sends files to a line in order; `told` hears of each answer (None: refused).
 
     An image that got no answer because the line's process died is sent again: its id keeps it from being
-    learned twice. Raises what ends the work (NoSpace, SecondWriter, ...); a broken image does not.
+    learned twice. Raises what ends the work (NoSpace, LineStopped, ...); a broken or dropped image does not.
     """
     done, start = Fed(), time.monotonic()
     for path in files:
         answer: dict[str, Any] | None = None
         try:
             data = _read(path)
-            answer = insist(partial(handle.inspect.remote, data, image_id(path.name, data)))
-        except ImageError as error:
+            answer = line.inspect(data, image_id(path.name, data))
+        except (ImageError, Dropped) as error:
             done.refused[str(path)] = str(error)
         else:
             done.acknowledged += 1

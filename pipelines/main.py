@@ -16,6 +16,7 @@ COMMANDS = {  # name: (module, attribute, first line of its help)
     "compare": ("compare", "compare", "Compare result records, runs in MLflow, or versions of lines."),
     "demo": ("demo", "demo", "The main job on real images: two lines learn, are killed, versioned and served."),
     "doctor": ("doctor", "doctor", "What this machine can run, and the mend for what it cannot."),
+    "down": ("up", "down", "Stop the lines of a fleet; they can be brought up again where they were."),
     "evaluate": ("evaluate", "evaluate", "Run a protocol with a method on folders of images."),
     "lines": ("lines", "lines", "The lines of a fleet and what they know."),
     "log": ("lines", "log", "Look into a line's log: verify."),
@@ -25,9 +26,11 @@ COMMANDS = {  # name: (module, attribute, first line of its help)
     "rollback": ("lines", "rollback", "Make an older version of a line current again."),
     "serve": ("serve", "serve", "Answer HTTP requests with the current versions of a fleet."),
     "speed": ("speed", "speed", "Time the metrics on large masks, beside scikit-learn."),
+    "status": ("up", "status", "What runs of a fleet, and why the rest does not."),
     "stream": ("stream", "stream", "Feed a folder of images to a line, which inspects and learns them."),
     "sweep": ("sweeps.command", "sweep", "Try methods, memory sizes and parameters, on one machine or a Ray cluster."),
     "tune": ("sweeps.tune", "tune", "Try methods and parameters on a line's own log; recommend a fleet entry."),
+    "up": ("up", "up", "Make what runs equal to what a fleet file says."),
     "versions": ("lines", "versions", "The published versions of a line."),
 }
 

@@ -1,14 +1,16 @@
 """`everline stream`: a folder of images through a line."""
 
+from functools import partial
 from pathlib import Path
 
 import click
 
-from ..platform.actor import answer, insist, start_line
+from ..platform.actor import answer, insist, line_handle, start_line
 from ..platform.cluster import connect, disconnect
+from ..platform.reach import Reach
 from ..platform.settings import read_fleet
 from ..platform.tracking import prepare_tracking
-from .console import ERR, OUT, fleet_option, json_option, progress, write_json
+from .console import ERR, OUT, fleet_option, json_option, progress, terminable, write_json
 from .datasets import list_images
 from .feed import feed
 
@@ -29,20 +31,22 @@ def stream(line: str, source: Path, fleet_file: Path, json_file: Path | None) ->
     files = list_images(source)
     prepare_tracking(fleet.tracking)
     connect()
-    try:
-        handle, started = start_line(line, fleet)
+    with terminable():  # behind `connect`: Ray puts a handler of its own in place of ours
         try:
-            with progress() as bars:
-                bar = bars.add_task(line, total=len(files))
-                fed = feed(handle, files, told=lambda path, reply: bars.advance(bar))
+            handle, started = start_line(line, fleet)
+            try:
+                with progress() as bars:
+                    bar = bars.add_task(line, total=len(files))
+                    there = Reach(partial(line_handle, line, fleet.store))
+                    fed = feed(there, files, told=lambda path, reply: bars.advance(bar))
+            finally:
+                if started:
+                    answer(handle.close.remote())
+            for name, reason in fed.refused.items():
+                ERR.print(f"refused: {name}: {reason}", markup=False, highlight=False)
+            status = insist(lambda: line_handle(line, fleet.store).status.remote())
         finally:
-            if started:
-                answer(handle.close.remote())
-        for name, reason in fed.refused.items():
-            ERR.print(f"refused: {name}: {reason}", markup=False, highlight=False)
-        status = insist(handle.status.remote)
-    finally:
-        disconnect()
+            disconnect()
     result = {
         "line": line,
         "source": str(source),

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -18,38 +18,65 @@ import ray
 import torch
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from ..methods import errors
 from ..methods.errors import (
     ConfigError,
     EverlineError,
     LineDown,
+    LineStopped,
     NoSpace,
     SecondWriter,
+    StateError,
     StoreDown,
     TrackingError,
     UnknownLine,
 )
+from . import trouble
 from .line import Line, plain
+from .log import line_folder
 from .settings import Fleet, LineSettings
 from .versions import Versions
 from .volume import Place, place_of
+from .waiting import OUTSIDE, Waiting
 
 log = logging.getLogger("everline.actor")
 NAMESPACE = "everline"
 RETRY_S = 2.0
+ROOM_S = 5.0  # that a caller waits for room in one call
+PLACE_S = 60.0  # for a node that has room for a line which reserves something
+OPEN_S = 600.0  # for a process that dies while its line is opened; opening itself may take as long as it takes
+BESIDE = 64  # calls beside images and those who wait for room
 T = TypeVar("T")
 
 
 class LineActor:
-    """What other processes may ask of a line. One thing at a time, in the order it came."""
+    """What other processes may ask of a line. One thing at a time: images in the order they came, the rest before.
 
-    def __init__(self, name: str, settings: LineSettings, store: str, tracking: str) -> None:
+    The process stands at once, and the line is opened behind it: one that cannot be opened is `stopped`, and says why.
+    """
+
+    def __init__(self, name: str, settings: LineSettings, store: str, tracking: str, detached: bool = False) -> None:
+        """detached: nobody's end is its end (platform/crew.py)."""
+        context = ray.get_runtime_context()
+        self._name, self._settings = name, settings
+        self._shell = {"pid": os.getpid(), "node": context.get_node_id(), "detached": detached}
+        self._waiting = Waiting(name, settings.queue, settings.when_full == "drop")
+        self._folder = line_folder(place_of(store), name)
+        self._line: Line | None = None
+        self._problem: Exception | None = None  # why there is no line
+        self._closed = False
+        self._fruitless = -1  # records when it was opened; -1: the log has advanced since
         self._thread = ThreadPoolExecutor(max_workers=1)  # torch counts threads by thread: everything in this one
-        self._settings = settings
-        self._line: Line = self._thread.submit(_open, name, settings, place_of(store), tracking).result()
+        self._thread.submit(self._open, place_of(store), tracking, context.was_current_actor_reconstructed)
+
+    async def opened(self) -> None:
+        """Returns as soon as the line is open. Raises what kept it from that."""
+        await self._alone(lambda line: None)
 
     async def inspect(self, data: bytes, id: str, learn: bool = True) -> dict[str, Any]:
-        """An encoded image -> the fields of `Inspection`; it is durable when this returns, learned soon after."""
+        """An encoded image -> the fields of `Inspection`; it is durable when this returns, learned soon after.
+
+        Raises Busy, or Dropped, while as many images wait as may: `room` says when to send it again.
+        """
         return await self._record(data, id, learn, None)
 
     async def record(
@@ -58,26 +85,36 @@ class LineActor:
         """The same for a serving replica, which embedded (1, C, h, w) and scored the image already."""
         return await self._record(data, id, learn, (torch.from_numpy(np.array(features)), scored))
 
+    async def room(self) -> bool:
+        """Waits, some seconds at most, until another image may wait here; whether it may."""
+        return await self._waiting.room(ROOM_S)
+
     async def score(self, features: np.ndarray) -> np.ndarray:
         """Image scores (B,) of features (B, C, h, w) by the learner as it stands; nothing is learned or logged."""
 
-        def work() -> np.ndarray:
-            parts = [self._line.score(torch.from_numpy(np.array(part))) for part in _chunks(features, 16)]
+        def work(line: Line) -> np.ndarray:
+            parts = [line.score(torch.from_numpy(np.array(part))) for part in _chunks(features, 16)]
             return torch.cat(parts).numpy()
 
         return await self._alone(work)
 
     async def rollback(self, version: int | None = None) -> int:
         """Makes an older version current again; returns its number."""
-        return await self._alone(self._line.rollback, version)
+        return await self._alone(lambda line: line.rollback(version))
 
     async def promote(self, version: int, instead_of: int | None) -> int:
         """Makes a version current that its gate let through; returns its number."""
-        return await self._alone(self._line.promote, version, instead_of)
+        return await self._alone(lambda line: line.promote(version, instead_of))
 
-    async def status(self) -> dict[str, Any]:
-        """Counts, version, threshold, ... and the process that holds them."""
-        return {**await self._alone(self._line.status), "pid": os.getpid()}
+    async def status(self, patience_s: float = 60.0) -> dict[str, Any]:
+        """Counts, version, threshold, ... and the process that holds them.
+
+        state: running, closed, opening (no counts yet), stopped (with its problem), or busy: it has been at one thing
+        for longer than patience_s. dropped: images, since the process started.
+        """
+        found = await self._counts(patience_s)
+        waiting = {"waiting": self._waiting.waiting, "dropped": self._waiting.dropped}
+        return {"line": self._name, "method": self._settings.method, **found, **waiting, **self._shell}
 
     async def settings(self) -> LineSettings:
         """What the line was started with."""
@@ -85,54 +122,108 @@ class LineActor:
 
     async def digest(self) -> str:
         """A checksum over the learner's state."""
-        return await self._alone(self._line.digest)
+        return await self._alone(Line.digest)
 
     async def close(self) -> None:
-        """Learns what is pending, saves a checkpoint, gives up the log."""
-        await self._alone(self._line.close)
+        """Learns what is pending, saves a checkpoint, gives up the log. Images that wait are sent away, unrecorded."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
 
     async def _record(self, data: bytes, id: str, learn: bool, judged: Any) -> dict[str, Any]:
-        inspection = await self._alone(lambda: self._line.inspect(data, id, learn=learn, judged=judged))
-        self._thread.submit(self._settle)  # learn while the caller has its answer
+        async with self._waiting.turn():
+            inspection = await self._alone(lambda line: line.inspect(data, id, learn=learn, judged=judged))
+            self._thread.submit(self._settle)  # learn while the caller has its answer
         return plain(inspection)
 
-    async def _alone(self, work: Any, *args: Any) -> Any:
+    async def _alone(self, work: Callable[[Line], T]) -> T:
         """Runs blocking work in the line's own thread: one piece at a time, in the order of the calls."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(self._at_work()))
         finally:
             self._start_again_if_broken()
 
+    async def _counts(self, patience_s: float) -> dict[str, Any]:
+        if self._problem is None:
+            asked = asyncio.get_running_loop().run_in_executor(self._thread, self._look)
+            try:
+                return await asyncio.wait_for(asked, patience_s)
+            except TimeoutError:
+                return {"state": "busy" if self._line else "opening"}
+            except EverlineError:
+                pass
+        return {"state": "stopped", "problem": str(self._problem)}
+
+    def _look(self) -> dict[str, Any]:
+        if self._line is None:
+            raise self._problem or LineDown(f"line {self._name} is not open.")
+        return {**self._line.status(), "state": "closed" if self._closed else "running"}
+
+    def _at_work(self) -> Line:
+        if self._problem is not None:
+            raise self._problem
+        if self._line is None or self._closed:
+            raise LineDown(f"line {self._name} is being ended; send the same thing again when it runs.")
+        return self._line
+
+    def _close(self) -> None:
+        if self._line is not None and not self._closed:
+            self._closed = True
+            self._line.close()
+            trouble.clear(self._folder)
+
     def _settle(self) -> None:
+        """Blocking, in the line's own thread, as everything that follows."""
         try:
-            self._line.settle()
+            line = self._at_work()
+            line.settle()
+            if 0 <= self._fruitless < line.writer.next_seq:
+                self._fruitless = -1
+                trouble.clear(self._folder)
+        except LineDown:
+            return
         except Exception:  # the next call meets the same error and tells its caller
-            log.exception("line %s could not learn", self._line.name)
+            log.exception("line %s could not learn", self._name)
         self._start_again_if_broken()
 
     def _start_again_if_broken(self) -> None:
         """A state that cannot be trusted ends with its process: Ray starts another, which folds over the log."""
-        if self._line.broken:
-            log.error("line %s starts again: %s", self._line.name, self._line.broken)
+        if self._line is not None and self._line.broken:
+            log.error("line %s starts again: %s", self._name, self._line.broken)
+            trouble.failed(self._folder, StateError(self._line.broken))
             os._exit(1)
 
-
-def _open(name: str, settings: LineSettings, store: Place, tracking: str) -> Line:
-    """The line. Ray tries a constructor once: where it starts the line *again*, what may pass is waited for."""
-    while True:
-        try:
-            return Line(name, settings, store, Versions(tracking, name))
-        except (TrackingError, SecondWriter, NoSpace, StoreDown) as error:
-            if not ray.get_runtime_context().was_current_actor_reconstructed:
-                raise
-            log.warning("line %s cannot come back yet: %s", name, error)
+    def _open(self, store: Place, tracking: str, again: bool) -> None:
+        """Where Ray started the process *again*, what may pass is waited for, and the rest tried several times."""
+        if not again:  # a person wants it
+            trouble.clear(self._folder)
+        while True:
+            try:
+                before = trouble.begin(self._folder, self._name)
+                self._line = Line(self._name, self._settings, store, Versions(tracking, self._name))
+                self._fruitless = self._line.writer.next_seq
+                return
+            except LineStopped as error:
+                self._problem = error
+                return
+            except (TrackingError, SecondWriter, NoSpace, StoreDown) as error:
+                trouble.forgive(self._folder, before)
+                if not again:
+                    self._problem = error
+                    return
+                log.warning("line %s cannot come back yet: %s", self._name, error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and takes no other line along
+                trouble.failed(self._folder, error)
+                if not again:
+                    self._problem = error
+                    return
+                log.warning("line %s did not come back: %s", self._name, error)
             time.sleep(RETRY_S)
 
 
-def start_line(name: str, fleet: Fleet) -> tuple[Any, bool]:
-    """The handle of a line's actor, and whether it had to be started.
+def start_line(name: str, fleet: Fleet, detached: bool = False) -> tuple[Any, bool]:
+    """The handle of a line's actor, and whether it had to be started. detached: it stays when this process ends.
 
-    Raises UnknownLine, SecondWriter, ..., and ConfigError where it runs with other settings.
+    Raises UnknownLine, SecondWriter, ..., ConfigError where it runs with other settings or no node could ever take
+    it, and LineDown where none takes it now.
     """
     settings = fleet.line(name)
     try:
@@ -141,18 +232,54 @@ def start_line(name: str, fleet: Fleet) -> tuple[Any, bool]:
             raise ConfigError(f"line {name} runs with other settings; stop what runs it, then start it again.")
         return handle, False
     except UnknownLine:
-        kind: Any = ray.remote(LineActor)
-        actor = kind.options(
-            name=actor_name(name, fleet.store),
-            namespace=NAMESPACE,
-            max_restarts=-1,
-            max_concurrency=64,
-            num_cpus=0,
-            num_gpus=settings.gpus,
-        )
-        handle = actor.remote(name, settings, str(fleet.store), fleet.tracking)
-        answer(handle.status.remote())
-        return handle, True
+        pass
+    check_room(name, settings)
+    handle = _actor(name, settings, fleet, detached)
+    try:
+        _placed(name, settings, handle)
+        insist(handle.opened.remote, patience_s=OPEN_S)
+    except BaseException:
+        ray.kill(handle)
+        raise
+    return handle, True
+
+
+def check_room(name: str, settings: LineSettings) -> None:
+    """Raises ConfigError where no node of the cluster has what the line reserves: it would wait for ever."""
+    wanted = settings.resources
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(all(node.get(kind, 0) >= much for kind, much in wanted.items()) for node in nodes):
+        asked = " and ".join(f"{kind} {much:g}" for kind, much in wanted.items())
+        has = "; ".join(", ".join(f"{kind} {node.get(kind, 0):g}" for kind in wanted) for node in nodes)
+        raise ConfigError(f"line {name}: no node has {asked}, as its settings ask; the nodes have: {has}.")
+
+
+def _actor(name: str, settings: LineSettings, fleet: Fleet, detached: bool) -> Any:
+    kind: Any = ray.remote(LineActor)
+    resources = settings.resources
+    options = kind.options(
+        name=actor_name(name, fleet.store),
+        namespace=NAMESPACE,
+        lifetime="detached" if detached else None,
+        max_restarts=-1,
+        max_concurrency=settings.queue + OUTSIDE + BESIDE,
+        num_cpus=0,
+        num_gpus=resources.pop("GPU", 0),
+        resources=resources,
+    )
+    try:
+        return options.remote(name, settings, str(fleet.store), fleet.tracking, detached)
+    except ValueError as error:  # Ray: that name is taken
+        raise LineDown(f"line {name} is being started by another command: {error}") from error
+
+
+def _placed(name: str, settings: LineSettings, handle: Any) -> None:
+    """Waits until a node has made a process of it. Raises LineDown where none does."""
+    wanted, free = settings.resources, ray.available_resources()
+    patience_s = PLACE_S if wanted else OPEN_S
+    if not ray.wait([handle.settings.remote()], timeout=patience_s)[0]:
+        asked = ", ".join(f"{kind} {much:g} (free in all: {free.get(kind, 0):g})" for kind, much in wanted.items())
+        raise LineDown(f"line {name}: no node took it within {patience_s:g} s; it asks for {asked or 'a process'}.")
 
 
 def line_handle(name: str, store: Place) -> Any:
@@ -188,26 +315,28 @@ async def answer_soon(ref: Awaitable[T]) -> T:
 
 
 def translated(error: Exception) -> Exception:
-    """Ray's errors as ours. An actor that could not start says why in the text of its death."""
+    """Ray's errors as ours."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, EverlineError):
         return cause
-    if isinstance(error, RayActorError) and "error raised in its creation task" in str(error):
-        kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
-        known = getattr(errors, kind.rpartition(".")[2], None)
-        return known(message) if isinstance(known, type) and issubclass(known, EverlineError) else LineDown(message)
     if isinstance(error, RayActorError | GetTimeoutError):
         return LineDown(f"the line's process does not answer: {type(error).__name__}")
     return error
 
 
 def insist(ask: Any, patience_s: float = 60.0, pause_s: float = 0.2) -> Any:
-    """Calls `ask()` (which returns a reference) until it is answered; raises LineDown after `patience_s`."""
-    give_up = time.monotonic() + patience_s
+    """Calls `ask()` (which returns a reference) until it is answered.
+
+    Raises LineDown `patience_s` after the first failure; a line that stays down (LineStopped) is not waited for.
+    """
+    give_up = None
     while True:
         try:
             return answer(ask())
+        except LineStopped:
+            raise
         except LineDown:
+            give_up = give_up or time.monotonic() + patience_s
             if time.monotonic() > give_up:
                 raise
             time.sleep(pause_s)

@@ -22,6 +22,7 @@ def connect(own: bool = False, cpus: int | None = None) -> bool:
     if ray.is_initialized():
         return False
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it warns that it is on, which is right
+    logging.getLogger("ray._private.services").setLevel(logging.ERROR)  # that other clusters run here as well
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # an actor without a GPU share keeps its view
     wanted = os.environ.get("RAY_ADDRESS", "auto")
     if wanted != "local" and not own:

@@ -339,7 +339,7 @@ class Line:
                 self.fold = self._fresh_fold()
         undone: dict[str, Publish] = {}
         for record in self.reader.records(after=self.fold.watermark):
-            ready = self.fold.apply(record, self._embed)
+            ready = self._applied(record)
             if ready is not None:
                 undone = {self._key(ready): ready}  # an older one that never went out is superseded
             if record.kind == "publish":
@@ -360,6 +360,13 @@ class Line:
         self._outbox = list(undone.values())
         self._publish_due()
         self.settle()
+
+    def _applied(self, record: Record) -> Publish | None:
+        try:
+            return self.fold.apply(record, self._embed)
+        except Exception as error:
+            text = f"line {self.name}: record {record.seq} ({record.kind} {record.id!r}) cannot be applied"
+            raise StateError(f"{text}: {type(error).__name__}: {error}") from error
 
 
 def _named(version: int | None) -> str:

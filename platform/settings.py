@@ -32,15 +32,32 @@ class LineSettings:
         1, "CPU threads of the line's detector; part of what makes a rebuild bit-equal", low=1, high=64
     )
     device: str = param("cpu", "where the detector computes: cpu, cuda, cuda:1, ...")
-    gpus: float = param(0.0, "share of a GPU that Ray reserves for the line", low=0, high=64)
+    gpus: float = param(
+        0.0, "GPUs, or a share of one, that Ray reserves for the line; none while its device is cpu", low=0, high=64
+    )
+    place: str = param("", "resource of the nodes that the line may run on, as `ray start --resources` names it")
+    queue: int = param(64, "images that may wait at the line", low=1, high=4096, unit="images")
+    when_full: str = param(
+        "wait",
+        "what becomes of an image when so many wait: its caller waits, or it is dropped and counted",
+        choices=("wait", "drop"),
+    )
     params: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if "device" in self.params:
             raise ConfigError("params: device is a setting of the line, not of its method; put it one level up.")
+        if self.place and not NAME.fullmatch(self.place):
+            raise ConfigError(f"place: {self.place!r} is no name of a resource.")
         detector = build(self.method, **self.params)  # refuses what the method does not know, before anything starts
         if not detector.learns_per_image:
             raise ConfigError(f"params: {self.method} with these cannot learn one image at a time, as a line does.")
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What a node must have for the line: Ray's names, and how much of each."""
+        gpus = {"GPU": self.gpus} if self.gpus and self.device != "cpu" else {}
+        return {**gpus, **({self.place: 0.001} if self.place else {})}
 
 
 @dataclass(kw_only=True)

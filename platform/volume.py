@@ -132,6 +132,10 @@ class Volume(ABC):
         """A file under a name nobody else uses; it counts once something else names it. Its name: see `sync`."""
 
     @abstractmethod
+    def replace(self, name: str, data: bytes, half: str) -> None:
+        """A whole file in place of the one of that name, if there is one. half: as of `create`."""
+
+    @abstractmethod
     def sync(self) -> None:
         """Makes the names of written files durable."""
 
@@ -261,6 +265,16 @@ class LocalVolume(Volume):
         if not self.folder.exists():
             make_durable(self.folder)
         write_synced(self.folder / name, data)
+
+    def replace(self, name: str, data: bytes, half: str) -> None:
+        """Makes the folder if need be."""
+        unfinished = self.folder / f".{half}.tmp"
+        try:
+            self.write(unfinished.name, data)
+            unfinished.replace(self.folder / name)
+        finally:
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
 
     def sync(self) -> None:
         """Of the folder itself."""

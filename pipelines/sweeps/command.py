@@ -1,7 +1,6 @@
 """`everline sweep`: which method, how much memory, which parameters; on this machine or on a Ray cluster."""
 
 import contextlib
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any
 import click
 
 from ...methods.errors import ConfigError, DataError, EverlineError
-from ..console import ERR, OUT, json_option, progress, show_blocks, write_json
+from ..console import ERR, OUT, json_option, progress, show_blocks, terminable, write_json
 from ..datasets import Task
 from ..markdown import MARK, check_mark, filled, markdown_options, write_page
 from ..options import MANY, ManyValues, check_source, gather, read_sources, set_option, source_options
@@ -137,7 +136,7 @@ def conduct(
     is written; DataError where no trial was completed.
     """
     again = f"everline {command} --resume --out {job.out}"
-    with held(job.out), _terminated():
+    with held(job.out), terminable():
         if not resumed:
             check_free(job.out)  # once more, now that nobody else can begin one here
         one = Sweep(job, tasks)
@@ -148,7 +147,7 @@ def conduct(
             one.recall(ended)
             try:
                 if not one.finished:
-                    with place.joined(), _terminated():  # again: Ray has put a handler of its own in place of ours
+                    with place.joined(), terminable():  # again: Ray has put a handler of its own in place of ours
                         one.features = place.prepare(one, told)
                         one.run(place.runner, ended)
             except BaseException:
@@ -269,25 +268,6 @@ def _stopped(one: Sweep, again: str) -> None:
         one.deliver()
     said = f"{len(one.records)} trials are kept in {one.job.out}; to go on: {again}"
     ERR.print(said, markup=False, highlight=False, soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _terminated() -> Iterator[None]:
-    """A SIGTERM ends it as Ctrl-C does."""
-
-    def stop(*_: Any) -> None:
-        signal.alarm(0)  # Ray's own handler would have the process aborted soon
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: whoever owns it decides
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

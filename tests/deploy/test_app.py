@@ -17,9 +17,12 @@ from everline.deploy.desk import Desk
 from everline.deploy.web import application, base_name
 from everline.methods.detector import State
 from everline.methods.errors import (
+    Busy,
     Corrupt,
+    Dropped,
     EverlineError,
     LineDown,
+    LineStopped,
     NoSpace,
     SecondWriter,
     StoreError,
@@ -58,12 +61,18 @@ class Line:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
+        self.started_with = LineSettings(method="padim", params=PARAMS)
         self.trouble: Exception | None = None
+        self.plan: list[Exception] = []  # raised first, one at a call
         self.on_rollback: Callable[[int | None], int] = lambda version: version or 1
 
     def __getattr__(self, verb: str) -> Any:
         async def call(*args: Any) -> Any:
+            if verb == "settings":
+                return self.started_with
             self.calls.append((verb, *args))
+            if self.plan and verb == "record":
+                raise self.plan.pop(0)
             if self.trouble:
                 raise self.trouble
             return getattr(self, f"_{verb}")(*args)
@@ -78,6 +87,9 @@ class Line:
 
     def _rollback(self, version: int | None) -> int:
         return self.on_rollback(version)
+
+    def _room(self) -> bool:
+        return True
 
     def _status(self) -> dict[str, Any]:
         return {"line": "mono", "images_learned": 3, "threshold": float("inf")}
@@ -117,7 +129,9 @@ class Bench:
         self.line, self.registry = Line(), Registry()
         settings = LineSettings(method="padim", params=PARAMS)
         fleet = Fleet(store=folder, tracking="", lines={"mono": settings})
-        self.desk = Desk(fleet, poll_s=poll_s, handle=lambda _: self.line, versions=lambda *_: self.registry)
+        self.desk = Desk(
+            fleet, poll_s=poll_s, patience_s=0.5, handle=lambda _: self.line, versions=lambda *_: self.registry
+        )
         self.http = TestClient(application(self.desk, body_limit=LIMIT), raise_server_exceptions=False)
 
     def publish(self, number: int, state: State | None = None) -> None:
@@ -311,6 +325,9 @@ def test_every_error_has_one_shape(bench: Bench, verb: str, path: str, status: i
     [
         (NoSpace("full"), 507, "no_space"),
         (LineDown("gone"), 503, "line_down"),
+        (LineStopped("mend it"), 503, "line_stopped"),
+        (Busy("64 wait"), 503, "line_busy"),
+        (Dropped("64 wait"), 429, "dropped"),
         (SecondWriter("moved"), 503, "line_moved"),
         (TrackingError("away"), 503, "tracking_unavailable"),
         (StoreError("broken"), 500, "failed"),
@@ -322,8 +339,33 @@ def test_a_line_s_trouble_is_answered(bench: Bench, trouble: Exception, status: 
     bench.line.trouble = trouble
     response = bench.http.post("/lines/mono/inspect", content=png(1))
     assert "secret" not in error_of(response, status, code)
-    assert ("retry-after" in response.headers) == (status == 503)
+    assert ("retry-after" in response.headers) == (status in (429, 503))
     assert bench.served() is None  # and the server goes on
+
+
+def test_a_line_that_comes_back_costs_its_caller_time_and_no_error(bench: Bench) -> None:
+    bench.line.plan = [LineDown("gone"), Busy("64 wait"), LineDown("gone")]
+    assert bench.http.post("/lines/mono/inspect?id=a", content=png(1)).status_code == 200
+    sent = [call for call in bench.line.calls if call[0] == "record"]
+    assert len(sent) == 4
+    assert {call[4] for call in sent} == {"a"}  # under the same id, which keeps it from being learned twice
+    assert [call for call in bench.line.calls if call[0] == "room"] == [("room",)]
+
+
+@pytest.mark.parametrize("final", [LineStopped("mend it"), Dropped("64 wait")])
+def test_what_will_not_pass_is_not_tried_again(bench: Bench, final: Exception) -> None:
+    bench.line.plan = [final]
+    assert bench.http.post("/lines/mono/inspect", content=png(1)).status_code in (429, 503)
+    assert len(bench.line.calls) == 1
+
+
+def test_a_line_that_embeds_otherwise_gets_no_features_of_this_server(bench: Bench) -> None:
+    bench.line.started_with = LineSettings(method="padim", params={**PARAMS, "size": 96})
+    response = bench.http.post("/lines/mono/inspect", content=png(1))
+    assert "other settings" in error_of(response, 503, "line_down")
+    assert not bench.line.calls
+    bench.line.started_with = LineSettings(method="padim", params=PARAMS, queue=8)
+    assert bench.http.post("/lines/mono/inspect", content=png(1)).status_code == 200
 
 
 def test_a_caller_s_request_id_comes_back(bench: Bench) -> None:

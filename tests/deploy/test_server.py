@@ -61,6 +61,9 @@ def start_double(tracking: str, store: Path) -> Any:
         async def status(self) -> dict[str, Any]:
             return {"line": "mono"}
 
+        async def settings(self) -> LineSettings:
+            return LineSettings(method="padim", params=PARAMS)
+
     return ray.remote(Double).options(name=actor_name("mono", store), namespace=NAMESPACE, num_cpus=0).remote()
 
 

@@ -4,34 +4,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from everline.methods.errors import ImageError, LineDown, NoSpace
-from everline.pipelines import feed as module
+from everline.methods.errors import Dropped, ImageError, NoSpace
 from everline.pipelines.feed import feed, image_id
 
 
-class Handle:
-    """Stands for an actor's handle; `plan` gives an error to raise, or None, for each call."""
+class Line:
+    """Stands for a line; `plan` gives an error to raise, or None, for each image."""
 
     def __init__(self, *plan: Exception | None) -> None:
-        self.plan, self.calls = list(plan), []
-        self.inspect = self
+        self.plan = list(plan)
 
-    def remote(self, data: bytes, id: str) -> Any:
-        self.calls.append(id)
+    def inspect(self, data: bytes, id: str) -> dict[str, Any]:
         error = self.plan.pop(0) if self.plan else None
-        return error or {"duplicate": False, "admitted": True, "verdict": "pass"}
-
-
-@pytest.fixture(autouse=True)
-def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    def insist(ask: Any) -> Any:
-        while isinstance(answer := ask(), LineDown):
-            continue
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    monkeypatch.setattr(module, "insist", insist)
+        if error:
+            raise error
+        return {"duplicate": False, "admitted": True, "verdict": "pass"}
 
 
 def files(folder: Path, count: int) -> list[Path]:
@@ -46,17 +33,9 @@ def test_an_id_is_the_name_and_the_hash_of_the_bytes() -> None:
     assert image_id("a.png", b"x").startswith("a.png:2d711642b726b044")
 
 
-def test_an_image_without_an_answer_is_sent_again_under_the_same_id(tmp_path: Path) -> None:
-    handle = Handle(None, LineDown("gone"), LineDown("gone"))
-    done = feed(handle, files(tmp_path, 2))
-    assert done.acknowledged == 2
-    assert len(handle.calls) == 4
-    assert len(set(handle.calls)) == 2
-
-
 def test_a_broken_image_is_refused_with_its_reason_and_the_rest_goes_on(tmp_path: Path) -> None:
     paths = files(tmp_path, 3)
-    done = feed(Handle(None, ImageError("cut off")), [*paths, tmp_path / "gone.png"])
+    done = feed(Line(None, ImageError("cut off")), [*paths, tmp_path / "gone.png"])
     assert done.acknowledged == 2
     assert done.refused[str(paths[1])] == "cut off"
     assert str(tmp_path / "gone.png") in done.refused
@@ -64,4 +43,9 @@ def test_a_broken_image_is_refused_with_its_reason_and_the_rest_goes_on(tmp_path
 
 def test_a_full_disk_ends_the_work(tmp_path: Path) -> None:
     with pytest.raises(NoSpace):
-        feed(Handle(None, NoSpace("full")), files(tmp_path, 3))
+        feed(Line(None, NoSpace("full")), files(tmp_path, 3))
+
+
+def test_a_dropped_image_is_counted_as_refused(tmp_path: Path) -> None:
+    done = feed(Line(None, Dropped("64 images wait already")), files(tmp_path, 3))
+    assert (done.acknowledged, list(done.refused.values())) == (2, ["64 images wait already"])

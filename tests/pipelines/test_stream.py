@@ -84,7 +84,8 @@ def test_killed_again_and_a_third_time(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_a_clean_state(folder: Path, parts: list[bytes]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_leave_a_clean_state(folder: Path, parts: list[bytes], number: signal.Signals) -> None:
     for index, data in enumerate(parts):  # more than any machine gets through before the signal comes
         for copy in range(10):
             (folder / "images" / f"{index:03d}-{copy}.png").write_bytes(data)
@@ -92,11 +93,12 @@ def test_ctrl_c_leaves_a_clean_state(folder: Path, parts: list[bytes]) -> None:
     log = line_folder(folder / "store", "mono")
     while len(LogReader(log)) < 10 and process.poll() is None:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert verify(log).ok
+    assert list((log / "checkpoints").iterdir())  # it was closed
 
 
 def test_a_folder_without_images_is_a_clear_error(folder: Path) -> None:

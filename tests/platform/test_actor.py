@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,29 +14,38 @@ from typing import Any
 import pytest
 import ray
 from everline.methods.errors import (
+    Busy,
     ConfigError,
     Corrupt,
+    Dropped,
     ImageError,
     LineDown,
+    LineStopped,
     SecondWriter,
     UnknownLine,
     UnknownVersion,
 )
-from everline.platform.actor import answer, insist, line_handle, start_line
+from everline.platform.actor import LineActor, answer, insist, line_handle, start_line
+from everline.platform.crew import stop_line
 from everline.platform.line import Line
 from everline.platform.log import LogReader, line_folder, verify
-from everline.platform.settings import Fleet, parse_fleet
+from everline.platform.reach import Reach
+from everline.platform.settings import Fleet, parse_fleet, parse_line
 from everline.platform.tracking import prepare_tracking
+from everline.platform.trouble import STARTS, Trouble, read_trouble
 from everline.platform.versions import Versions
 
 pytestmark = pytest.mark.usefixtures("ray_session")
+DEADLY = {10: signal.SIGKILL, 35: signal.SIGTERM}  # what happens at which image
 LINE = {"method": "lemo", "false_reject_rate": 0.05, "checkpoint_every": 20, "params": {"size": 64}}
 
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     folder = tmp_path_factory.mktemp("fleet")
-    made = parse_fleet({"store": "store", "lines": {"killed": LINE, "calm": LINE, "other": LINE}}, folder)
+    narrow = {"short": {**LINE, "queue": 1}, "deaf": {**LINE, "queue": 1, "when_full": "drop"}}
+    lines = {**dict.fromkeys(("killed", "calm", "other", "mortal"), LINE), **narrow}
+    made = parse_fleet({"store": "store", "lines": lines}, folder)
     prepare_tracking(made.tracking)
     return made
 
@@ -55,12 +65,16 @@ def start(fleet: Fleet) -> Iterator[Any]:
         ray.kill(handle)
 
 
+def images_in(fleet: Fleet, name: str) -> set[str]:
+    return set(LogReader(line_folder(fleet.store, name)).ids())
+
+
 def test_killed_or_not_the_bits_are_the_same(fleet: Fleet, start: Any, parts: list[bytes]) -> None:
     killed, calm = start("killed"), start("calm")
     for index, data in enumerate(parts):
-        if index in (10, 35):
+        if index in DEADLY:
             pid = insist(killed.status.remote)["pid"]
-            threading.Timer(0.005, os.kill, (pid, signal.SIGKILL)).start()
+            threading.Timer(0.005, os.kill, (pid, DEADLY[index])).start()
         insist(lambda data=data, id=f"i{index}": killed.inspect.remote(data, id))
         answer(calm.inspect.remote(data, f"i{index}"))
     assert insist(killed.digest.remote) == answer(calm.digest.remote())
@@ -137,6 +151,104 @@ def test_an_error_at_the_start_arrives_as_it_was_raised(fleet: Fleet, tmp_path: 
     with pytest.raises(Corrupt, match="not a manifest") as caught:
         start_line("calm", replace(fleet, store=tmp_path))
     assert not str(caught.value).startswith("everline.")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("short", Busy), ("deaf", Dropped)])
+def test_a_full_queue_sends_away_and_forgets(
+    fleet: Fleet, start: Any, parts: list[bytes], name: str, kind: type[Busy]
+) -> None:
+    handle = start(name)
+    asked = {f"i{n}": handle.inspect.remote(data, f"i{n}") for n, data in enumerate(parts)}
+    status = answer(handle.status.remote())  # goes before the images that wait
+    assert status["waiting"] <= 1
+    refused = set()
+    for id, ref in asked.items():
+        try:
+            answer(ref)
+        except Busy as error:
+            assert type(error) is kind  # noqa: PT017
+            refused.add(id)
+    assert 0 < len(refused) < len(parts)
+    assert images_in(fleet, name) == asked.keys() - refused
+    assert answer(handle.status.remote())["dropped"] == (len(refused) if kind is Dropped else 0)
+
+
+def test_callers_that_wait_lose_nothing(fleet: Fleet, start: Any, more_parts: list[bytes]) -> None:
+    handle = start("short")
+
+    def one(number: int) -> int:
+        line = Reach(lambda: handle)
+        return line.inspect(more_parts[number], f"w{number}")["record"]
+
+    with ThreadPoolExecutor(8) as callers:
+        records = list(callers.map(one, range(len(more_parts))))
+    assert len(set(records)) == len(more_parts)
+    assert {f"w{n}" for n in range(len(more_parts))} <= images_in(fleet, "short")
+
+
+def test_a_closed_line_sends_its_callers_to_the_next(fleet: Fleet, start: Any, parts: list[bytes]) -> None:
+    handle = start("other")
+    answer(handle.close.remote())
+    assert answer(handle.status.remote())["state"] == "closed"
+    with pytest.raises(LineDown, match="being ended"):
+        answer(handle.inspect.remote(parts[0], "late"))
+    assert "late" not in images_in(fleet, "other")
+
+
+@pytest.mark.slow
+def test_a_log_that_cannot_be_opened_stops_its_line_and_no_other(fleet: Fleet, start: Any, parts: list[bytes]) -> None:
+    mortal, other = start("mortal"), start("other")
+    for index, data in enumerate(parts[:5]):
+        answer(mortal.inspect.remote(data, f"i{index}"))
+    before, pid = answer(mortal.digest.remote()), answer(mortal.status.remote())["pid"]
+    (segment,) = line_folder(fleet.store, "mortal").glob("segment-*")
+    whole = segment.read_bytes()
+    segment.write_bytes(whole[:100] + b"?" + whole[101:])
+    os.kill(pid, signal.SIGKILL)
+    insist(lambda: other.inspect.remote(parts[0], "meanwhile"))
+    give_up = time.monotonic() + 100
+    while (status := insist(mortal.status.remote))["state"] != "stopped" and time.monotonic() < give_up:
+        time.sleep(0.2)
+    assert f"stopped after {STARTS} starts" in status["problem"]
+    assert segment.name in status["problem"]
+    with pytest.raises(LineStopped, match="mend it"):
+        insist(lambda: mortal.inspect.remote(parts[5], "i5"))
+    assert answer(other.status.remote())["state"] == "running"
+
+    segment.write_bytes(whole)
+    stop_line("mortal", fleet)
+    again = start("mortal")
+    assert answer(again.digest.remote()) == before
+    answer(again.inspect.remote(parts[5], "i5"))
+    answer(again.digest.remote())  # it has settled
+    assert read_trouble(line_folder(fleet.store, "mortal")) == Trouble()
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_at_every_start_is_not_started_for_ever(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Deadly(LineActor):
+        """Travels by value; as a line does whose recovery takes more memory than there is."""
+
+        def __init__(self, *args: Any) -> None:
+            import everline.platform.actor as module
+
+            module.Line = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            super().__init__(*args)
+
+    monkeypatch.setattr("everline.platform.actor.LineActor", Deadly)
+    with pytest.raises(LineStopped, match=rf"{STARTS} starts: its process ended without a word"):
+        start_line("calm", replace(fleet, store=tmp_path))
+    with pytest.raises(UnknownLine):
+        line_handle("calm", tmp_path)
+
+
+@pytest.mark.parametrize("asked", [{"gpus": 60.5, "device": "cuda"}, {"place": "nowhere"}])
+def test_what_no_node_has_is_told_at_once(fleet: Fleet, asked: dict[str, Any]) -> None:
+    impossible = replace(fleet, lines={"other": parse_line("other", asked)})
+    with pytest.raises(ConfigError, match="line other: no node has"):
+        start_line("other", impossible)
 
 
 def test_a_dead_line_says_to_send_again(start: Any) -> None:

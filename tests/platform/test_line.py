@@ -19,6 +19,7 @@ from everline.methods.errors import (
 )
 from everline.methods.registry import build
 from everline.platform.calibration import Calibration
+from everline.platform.fold import Fold
 from everline.platform.line import Line, embed_image
 from everline.platform.log import LogReader, LogWriter, verify
 from everline.platform.settings import LineSettings
@@ -381,6 +382,22 @@ def test_a_record_that_was_applied_in_part_is_not_applied_again(
     line.settle()
     assert line.status()["images_learned"] == 26
     assert line.fold.counts["inspected"] == 26
+
+
+def test_a_record_that_cannot_be_applied_at_recovery_is_named(
+    opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = opened()
+    send(line, 0, 5)
+    die(line)
+
+    def fails(self: Fold, record: Any, embed: Any) -> Any:
+        if record.seq == 3:
+            raise MemoryError("no more")
+
+    monkeypatch.setattr(Fold, "apply", fails)
+    with pytest.raises(StateError, match=r"record 3 \(image 'i3'\) cannot be applied: MemoryError: no more"):
+        opened()
 
 
 def test_rollback_to_nowhere_is_an_error_and_no_record(opened: Callable[..., Line]) -> None:

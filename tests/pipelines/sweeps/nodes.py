@@ -2,7 +2,8 @@
 
 It answers in lines of JSON. First it says {"address", "head", "others"}, then it obeys its input: `trials` is answered
 by the processes that run trials or ran some, [{"node", "pid", "alive"}]; `kill NODE PID` by null, when that node and
-the process on it are no more. It ends with its input.
+the process on it are no more; `cut NODE` by null, when the node says no more, though what it ran goes on (`end NODE`
+ends it). All nodes but the first have the resource `hall`. It ends with its input.
 """
 
 import json
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from typing import Any
 
+from ray._private import ray_constants
 from ray.cluster_utils import Cluster
 
 STORE = 80 * 2**20  # bytes
@@ -33,9 +35,26 @@ def trials(cluster: Cluster) -> list[dict[str, Any]]:
 
 
 def kill(cluster: Cluster, name: str, pid: int) -> None:
-    (node,) = (one for one in cluster.worker_nodes if one.node_id == name)
-    cluster.remove_node(node, allow_graceful=False)
+    cluster.remove_node(named(cluster, name), allow_graceful=False)
     os.kill(pid, signal.SIGKILL)
+
+
+def silence(cluster: Cluster, name: str, how: signal.Signals) -> None:
+    (raylet,) = named(cluster, name).all_processes[ray_constants.PROCESS_TYPE_RAYLET]
+    os.kill(raylet.process.pid, how)
+
+
+def named(cluster: Cluster, name: str) -> Any:
+    (node,) = (one for one in cluster.worker_nodes if one.node_id == name)
+    return node
+
+
+def obey(cluster: Cluster, what: str, *words: str) -> Any:
+    if what == "trials":
+        return trials(cluster)
+    if what == "kill":
+        return kill(cluster, words[0], int(words[1]))
+    return silence(cluster, words[0], {"cut": signal.SIGSTOP, "end": signal.SIGKILL}[what])
 
 
 def say(found: Any) -> None:
@@ -46,12 +65,11 @@ def main(first: int, *more: int) -> None:
     head = {"num_cpus": first, "object_store_memory": STORE, "include_dashboard": False, "_system_config": SOON}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for cpus in more:
-        cluster.add_node(num_cpus=cpus, object_store_memory=STORE)
+        cluster.add_node(num_cpus=cpus, object_store_memory=STORE, resources={"hall": 1})
     others = [one.node_id for one in cluster.worker_nodes]
     say({"address": cluster.address, "head": cluster.head_node.node_id, "others": others})
     for line in sys.stdin:
-        what, *words = line.split()
-        say(trials(cluster) if what == "trials" else kill(cluster, words[0], int(words[1])))
+        say(obey(cluster, *line.split()))
     cluster.shutdown()
 
 

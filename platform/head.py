@@ -1,0 +1,166 @@
+"""The Ray cluster of this machine that outlives a command: found, started, and ended when nobody needs it any more."""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import ray
+
+from ..methods.errors import LineDown
+from .cluster import MIB, connect, disconnect
+
+log = logging.getLogger("everline.head")
+LABEL = ("started-by", "everline")
+START_S = 120.0
+END_S = 15.0
+OBJECTS = 256 * MIB  # an image is on its way for a moment; most are small enough to need no room here at all
+
+
+def join(start: bool) -> bool | None:
+    """Joins the cluster of RAY_ADDRESS, or the one that `ray start` began here; None where there is none.
+
+    start: then one is started, which stays when this process ends; True if so. A cluster that another command began
+    for itself, and will end, is not joined. Raises LineDown where RAY_ADDRESS leads nowhere.
+    """
+    if os.environ.get("RAY_ADDRESS", "auto") in ("", "auto", "local"):
+        os.environ.pop("RAY_ADDRESS", None)
+        if _current() is None:
+            if not start:
+                return None
+            _start()
+            connect()
+            return True
+    connect()
+    return False
+
+
+def leave() -> str:
+    """Leaves the cluster, and ends it where `join` once started it and it serves nobody else; else why it goes on."""
+    session = _session()
+    if session is None:
+        disconnect()
+        return "everline did not start it"
+    busy = _others()
+    disconnect()
+    if not busy:
+        _end(session)
+    return busy
+
+
+def _current() -> str | None:
+    """The address that `ray start` left, if anybody answers there."""
+    try:
+        address = _note().read_text("utf-8").strip()
+        host, _, port = address.rpartition(":")
+        with closing(socket.create_connection((host, int(port)), timeout=2)):
+            return address
+    except (OSError, ValueError):
+        return None
+
+
+def _note() -> Path:
+    return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+
+
+def _start() -> None:
+    """`ray start --head` with this Python, a session of its own (Ctrl-C does not reach it) and a token at its door."""
+    env = {**os.environ, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    env.setdefault("RAY_AUTH_MODE", "token")
+    if env["RAY_AUTH_MODE"] == "token" and not (_token().is_file() or "RAY_AUTH_TOKEN" in env):
+        _ray(["get-auth-token", "--generate"], env)
+    _ray(
+        [
+            *("start", "--head", "--port", "0", "--labels", "=".join(LABEL)),
+            *("--num-cpus", str(max(4, os.cpu_count() or 1))),  # lines reserve none: logical slots for Serve's actors
+            *("--object-store-memory", str(min(OBJECTS, psutil.virtual_memory().available // 8))),
+            *("--min-worker-port", "0", "--max-worker-port", "0", "--ray-client-server-port", str(_free_port())),
+            *("--include-dashboard", "false", "--disable-usage-stats"),
+        ],
+        env,
+    )
+
+
+def _token() -> Path:
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+
+
+def _ray(words: list[str], env: dict[str, str]) -> None:
+    """Raises LineDown with what it said."""
+    try:
+        ran = subprocess.run(  # noqa: S603
+            [sys.executable, "-m", "ray.scripts.scripts", *words],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=START_S,
+            start_new_session=True,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise LineDown(f"`ray {words[0]}` did not end within {START_S:g} s.") from error
+    if ran.returncode:
+        raise LineDown(f"`ray {words[0]}` failed: {ran.stdout.strip()[-2000:]}")
+
+
+def _free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _session() -> Path | None:
+    """The session folder of the cluster at hand, where `join` started it on this machine."""
+    for node in ray.nodes():
+        if node["Alive"] and node["Labels"].get(LABEL[0]) == LABEL[1]:
+            folder = Path(node["RayletSocketName"]).parents[1]
+            return folder if folder.is_dir() else None
+    return None
+
+
+def _others() -> str:
+    """Who else needs the cluster, in words; empty: nobody."""
+    named = ray.util.list_named_actors(all_namespaces=True)
+    if named:
+        return "others run in it: " + ", ".join(sorted(str(one["name"]) for one in named)[:8])
+    me = ray.get_runtime_context().get_job_id()
+    jobs = [job for job in ray._private.state.jobs() if not job["IsDead"] and job["JobID"] != me]
+    if jobs:
+        return "other commands use it: process " + ", ".join(str(job["DriverPid"]) for job in jobs[:8])
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    return "" if len(nodes) == 1 else f"it has {len(nodes)} nodes"
+
+
+def _end(session: Path) -> None:
+    """The processes of one session and their children; `ray stop` would end every Ray of this user."""
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter(["pid", "cmdline", "uids"]):
+        uids, words = process.info["uids"], process.info["cmdline"] or []
+        if uids and uids.real == os.getuid() and any(str(session) in word for word in words):
+            found[process.pid] = process
+            try:
+                found |= {child.pid: child for child in process.children(recursive=True)}
+            except psutil.NoSuchProcess:
+                continue
+    found.pop(os.getpid(), None)
+    for process in found.values():
+        _signal(process, "terminate")
+    _, alive = psutil.wait_procs(list(found.values()), END_S)
+    for process in alive:
+        _signal(process, "kill")
+    if _current() is None:
+        _note().unlink(missing_ok=True)
+
+
+def _signal(process: psutil.Process, how: str) -> None:
+    try:
+        getattr(process, how)()
+    except psutil.Error as error:
+        log.info("process %d: %s", process.pid, error)
