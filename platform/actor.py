@@ -42,10 +42,10 @@ T = TypeVar("T")
 class LineActor:
     """What other processes may ask of a line. One thing at a time, in the order it came."""
 
-    def __init__(self, name: str, settings: LineSettings, store: str, tracking: str) -> None:
+    def __init__(self, name: str, settings: LineSettings, store: str, tracking: str, artifacts: str = "") -> None:
         self._thread = ThreadPoolExecutor(max_workers=1)  # torch counts threads by thread: everything in this one
         self._settings = settings
-        self._line: Line = self._thread.submit(_open, name, settings, Path(store), tracking).result()
+        self._line: Line = self._thread.submit(_open, name, settings, Path(store), tracking, artifacts).result()
 
     async def inspect(self, data: bytes, id: str, learn: bool = True) -> dict[str, Any]:
         """An encoded image -> the fields of `Inspection`; it is durable when this returns, learned soon after."""
@@ -116,11 +116,11 @@ class LineActor:
             os._exit(1)
 
 
-def _open(name: str, settings: LineSettings, store: Path, tracking: str) -> Line:
+def _open(name: str, settings: LineSettings, store: Path, tracking: str, artifacts: str) -> Line:
     """The line. Ray tries a constructor once: where it starts the line *again*, what may pass is waited for."""
     while True:
         try:
-            return Line(name, settings, store, Versions(tracking, name))
+            return Line(name, settings, store, Versions(tracking, name, artifacts))
         except (TrackingError, SecondWriter, NoSpace) as error:
             if not ray.get_runtime_context().was_current_actor_reconstructed:
                 raise
@@ -149,7 +149,7 @@ def start_line(name: str, fleet: Fleet) -> tuple[Any, bool]:
             num_cpus=0,
             num_gpus=settings.gpus,
         )
-        handle = actor.remote(name, settings, str(fleet.store), fleet.tracking)
+        handle = actor.remote(name, settings, str(fleet.store), fleet.tracking, fleet.artifacts)
         answer(handle.status.remote())
         return handle, True
 

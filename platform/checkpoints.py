@@ -21,11 +21,12 @@ _NAME, _SEQ = re.compile(r"[a-z]+"), re.compile(r"[0-9]{12}")
 class Checkpoints:
     """<seq>/state-NAME.safetensors, state-NAME.json, ..., checkpoint.json: renamed into place as a whole."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, kept: int | None = KEPT) -> None:
+        """kept: how many `save` leaves; None: all, until they are removed."""
+        self.folder, self.kept = folder, kept
 
     def save(self, seq: int, states: dict[str, State], meta: dict[str, Any]) -> None:
-        """Saves what is known after record `seq`; keeps the last two. Raises OSError, with the older ones intact."""
+        """Saves what is known after record `seq`; keeps the last `kept`. Raises OSError (older ones are intact)."""
         if not all(_NAME.fullmatch(name) for name in states):
             raise ConfigError(f"checkpoint: names of states are small letters, got {sorted(states)}.")
         if seq < 0:  # nothing to come back to
@@ -45,24 +46,41 @@ class Checkpoints:
             _remove(target)  # the same records: it would be the same
         half.rename(target)
         sync_folder(self.folder)
-        for old in self._seqs()[:-KEPT]:
-            _remove(self.folder / f"{old:012d}")
+        for old in self.seqs()[: -self.kept] if self.kept else []:
+            self.remove(old)
 
     def latest(self, records: int | None = None) -> tuple[int, dict[str, State], dict[str, Any]] | None:
         """The newest whole one: (seq, states, meta); a broken one is passed over for the one before.
 
         records: how many the log holds; a checkpoint of more than those (the log lost its end) is passed over too.
         """
-        for seq in reversed(self._seqs()):
+        for seq in reversed(self.seqs()):
             try:
                 if records is not None and seq >= records:
                     raise Corrupt(f"it has seen record {seq}, the log has {records} records")
-                return self._load(seq)
-            except (Corrupt, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                return seq, *self.load(seq)
+            except Corrupt as error:
                 log.warning("%s: checkpoint %d is passed over: %s", self.folder, seq, error)
         return None
 
-    def _load(self, seq: int) -> tuple[int, dict[str, State], dict[str, Any]]:
+    def load(self, seq: int) -> tuple[dict[str, State], dict[str, Any]]:
+        """States and values of one of them. Raises Corrupt where it is broken or not there."""
+        try:
+            return self._load(seq)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise Corrupt(f"{self.folder}: checkpoint {seq}: {error}") from error
+
+    def remove(self, seq: int) -> None:
+        """Removes one; harmless where it is not there."""
+        _remove(self.folder / f"{seq:012d}")
+
+    def seqs(self) -> list[int]:
+        """Numbers of those that are there, whole or not, in order."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if _SEQ.fullmatch(path.name))
+
+    def _load(self, seq: int) -> tuple[dict[str, State], dict[str, Any]]:
         folder = self.folder / f"{seq:012d}"
         plain = json.loads((folder / "checkpoint.json").read_text("utf-8"))
         if plain.pop("sha256") != _sum(plain) or plain["seq"] != seq:
@@ -70,12 +88,7 @@ class Checkpoints:
         names = plain["states"]
         if not all(_NAME.fullmatch(name) for name in names):
             raise Corrupt(f"{folder}: strange names {names}")
-        return seq, {name: load_state(folder, f"state-{name}", f"state-{name}") for name in names}, plain["meta"]
-
-    def _seqs(self) -> list[int]:
-        if not self.folder.is_dir():
-            return []
-        return sorted(int(path.name) for path in self.folder.iterdir() if _SEQ.fullmatch(path.name))
+        return {name: load_state(folder, f"state-{name}", f"state-{name}") for name in names}, plain["meta"]
 
 
 def _sum(plain: dict[str, Any]) -> str:
