@@ -59,7 +59,8 @@ def versions(line: str, number: int | None, fleet_file: Path, json_file: Path | 
     """
     fleet = _fleet_with(line, fleet_file)
     if number is not None:
-        return _prove(line, number, fleet, json_file)
+        _prove(line, number, fleet, json_file)
+        return
     found = [asdict(version) for version in Versions(fleet.tracking, line).list()]
     write_json(found, json_file)
     if str(json_file) != "-":

@@ -124,9 +124,7 @@ class Line:
             self._fresh: Publish | None = None  # due by the record applied last
             self._waiting = Waiting(self.folder / "waiting")
             self._alias_behind = False  # whether MLflow has not heard yet which version is current
-            self._made_on = [
-                machine(settings.threads, settings.device)
-            ]  # what the learner has computed on, since its first record
+            self._made_on = [machine(settings.threads, settings.device)]  # all that the learner has computed on
             self.broken = ""  # why the fold cannot be trusted any more; what is in the log is safe
             self._retry_at = 0.0  # monotonic seconds; before that MLflow is not asked again
             self._recover()
@@ -456,9 +454,8 @@ class Line:
         key = record.data.get("key", "")
         if self._fresh is not None and publication_key(self.name, self._fresh) == key:
             self._fresh = None
-        self._waiting.drop(
-            [n for n in self._waiting.numbers[:1] if publication_key(self.name, self._waiting.first()[0]) == key]
-        )
+        if self._waiting and publication_key(self.name, self._waiting.first()[0]) == key:
+            self._waiting.drop(self._waiting.numbers[:1])
 
     def _load_current(self, number: int) -> tuple[Scorer, State]:
         """The version that gives verdicts, from MLflow, or from this line's own copy while that is down."""

@@ -20,7 +20,7 @@ from .line import embed_image, machine, publication_key
 from .log import LogReader
 from .record import Record
 from .settings import LineSettings
-from .statefiles import digest
+from .statefiles import canonical, digest
 from .versions import Version, Versions
 
 SNAPSHOT = "snapshot"  # in the key of a version that a line's own learner made
@@ -28,7 +28,7 @@ SNAPSHOT = "snapshot"  # in the key of a version that a line's own learner made
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What came of it. equal: None where the version was not made by the line's log, so that there is nothing to prove.
+    """What came of it. equal: None where the line's log did not make the version, so that there is nothing to prove.
 
     published: whether the rebuilt bits are those that were published (their digests are in the version's key); where
     they are and `equal` is False, what MLflow holds was changed since.
@@ -63,9 +63,8 @@ def rebuild(
     """
     known = {version.version: version for version in versions.list()}
     if number not in known:
-        raise UnknownVersion(
-            f"line {versions.line}: no version {number}; valid: {', '.join(map(str, sorted(known)))}."
-        )
+        valid = ", ".join(map(str, sorted(known))) or "none"
+        raise UnknownVersion(f"line {versions.line}: no version {number}; valid: {valid}.")
     version = known[number]
     kind = version.key.removeprefix(f"{versions.line}/").partition("-")[0]
     if kind != SNAPSHOT:
@@ -76,7 +75,7 @@ def rebuild(
         fold = made.fold()
         found = _found(fold, version, reader, told)
         caveats = made.caveats()
-    done = {"records": fold.watermark + 1, "caveats": caveats}
+    done: dict[str, Any] = {"records": fold.watermark + 1, "caveats": caveats}
     if found is None:
         differences.append(_nowhere(version, fold))
         return Rebuilt(versions.line, number, False, differences=differences, **done)
@@ -162,16 +161,15 @@ def _found(fold: Fold, version: Version, reader: LogReader, told: Callable[[str,
         told("records", record.seq + 1, len(reader))
         if ready is not None and ready.watermark == version.watermark:
             return ready
-        if record.seq > version.watermark and (fold.candidate is None or fold.candidate.watermark > version.watermark):
+        waits = fold.candidate is not None and fold.candidate.watermark == version.watermark
+        if record.seq >= version.watermark and not waits:
             return None
     return None
 
 
 def _nowhere(version: Version, fold: Fold) -> str:
     if fold.watermark < version.watermark:
-        return (
-            f"the log ends at record {fold.watermark}, before record {version.watermark}, its last one to learn from"
-        )
+        return f"the log ends at record {fold.watermark}, but the version has learned from record {version.watermark}"
     return (
         f"the log does not lead to a version of record {version.watermark} with {fold.learner.name}, publish_every "
         f"{fold.publish_every} and a false-reject rate of {fold.false_reject_rate:g}: another log, or other settings"
@@ -181,11 +179,8 @@ def _nowhere(version: Version, fold: Fold) -> str:
 def _origin(version: Version) -> str:
     """Where a version comes from that no line published."""
     source = version.tags.get("source", "elsewhere")
-    more = ", ".join(
-        f"{k} {v}" for k, v in sorted(version.tags.items()) if k in ("objective", "protocol", "run", "out")
-    )
-    about = f" ({more})" if more else ""
-    return f"it was proposed from a {source}{about}, not made by the line's log alone: that is where to make it again"
+    more = ", ".join(f"{name} {value}" for name, value in sorted(version.tags.items()) if not name.startswith("gate"))
+    return f"it comes from a {source}, not from the line's log alone; what is known of it: {more or 'nothing'}"
 
 
 def _stored(versions: Versions, number: int) -> tuple[tuple[State, Calibration], list[str]]:
@@ -202,7 +197,7 @@ def _differences(stored: tuple[State, Calibration], made: tuple[State, Calibrati
     told = [
         f"metadata {name}: stored {old.meta.get(name)!r}, rebuilt {new.meta.get(name)!r}"
         for name in sorted(old.meta.keys() | new.meta.keys())
-        if old.meta.get(name) != new.meta.get(name)
+        if canonical(old.meta.get(name)) != canonical(new.meta.get(name))
     ]
     for name in sorted(old.tensors.keys() | new.tensors.keys()):
         told += _tensors(name, old.tensors.get(name), new.tensors.get(name))
@@ -235,9 +230,7 @@ def _calibrations(old: Calibration, new: Calibration) -> str:
     if len(old.scores) != len(new.scores):
         return f"calibration: {len(old.scores)} scores stored, {len(new.scores)} rebuilt"
     largest = max((abs(a - b) for a, b in zip(old.scores, new.scores, strict=True)), default=0.0)
-    return (
-        f"calibration: scores differ by {largest:.3g} at most; threshold {old.threshold:.6g} and {new.threshold:.6g}"
-    )
+    return f"calibration: scores differ by {largest:.3g} at most, thresholds are {old.threshold} and {new.threshold}"
 
 
 def _number(text: str) -> int:
