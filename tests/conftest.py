@@ -2,11 +2,15 @@
 
 import io
 import os
+import shutil
+import socket
 import sqlite3
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
@@ -57,6 +61,87 @@ def tracking_uri(prepared_tracking: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(elsewhere)
     yield f"sqlite:///{copied}"
     assert not list(elsewhere.iterdir()), "MLflow left something in the current folder"
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """A real S3 API on localhost; yields its endpoint."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_env(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The AWS variables of that server, and nothing else of AWS; returns the endpoint."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    given = {
+        "ENDPOINT_URL": s3_server,
+        "ACCESS_KEY_ID": "test",
+        "SECRET_ACCESS_KEY": "test",
+        "DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    return s3_server
+
+
+def missing(what: str) -> NoReturn:
+    """Skips a test for want of a program; in CI, where nothing may be missing, it fails."""
+    if os.environ.get("EVERLINE_NO_SKIPS"):
+        pytest.fail(f"{what} (EVERLINE_NO_SKIPS is set)")
+    pytest.skip(what)
+
+
+class Postgres:
+    """A real Postgres in a folder of its own, on a free port; `start` and `stop` as often as one likes."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self.programs, self.data = programs, folder / "data"
+        with closing(socket.socket()) as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        if os.getuid() == 0:  # it refuses to run as root
+            shutil.chown(folder, "nobody")
+        (folder / "password").write_text("se:cr@t")
+        (folder / "password").chmod(0o644)
+        login = ["-U", "me", "--auth", "scram-sha-256", "--pwfile", str(folder / "password")]
+        self._run("initdb", "-D", str(self.data), "-N", "--locale=C", "-E", "UTF8", *login)
+        self.start()
+
+    def uri(self, database: str = "postgres") -> str:
+        return f"postgresql+pg8000://me:se%3Acr%40t@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+        self._run("pg_ctl", "-D", str(self.data), "-w", "-l", str(self.data / "log"), "-o", options, "start")
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-D", str(self.data), "-w", "-m", "fast", "stop")
+
+    def _run(self, program: str, *words: str) -> None:
+        user: dict[str, Any] = {"user": "nobody", "group": "nogroup"} if os.getuid() == 0 else {}
+        command = [str(self.programs / program), *words]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", timeout=60, **user)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Debian's Postgres, started by the test; skips where there is none."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [
+        Path(path) for path in [shutil.which("initdb")] if path
+    ]
+    if not found:
+        missing("there is no Postgres here: apt-get install postgresql")
+    with tempfile.TemporaryDirectory(prefix="evpg", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        server = Postgres(found[-1].parent, Path(folder))
+        yield server
+        server.stop()
 
 
 def encoded(index: int, defect: bool = False) -> bytes:
