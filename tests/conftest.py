@@ -80,14 +80,10 @@ def s3_env(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The AWS variables of that server, and nothing else of AWS; returns the endpoint."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    given = {
-        "ENDPOINT_URL": s3_server,
-        "ACCESS_KEY_ID": "test",
-        "SECRET_ACCESS_KEY": "test",
-        "DEFAULT_REGION": "us-east-1",
-    }
-    for name, value in given.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(f"AWS_{name}", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
     return s3_server
 
 

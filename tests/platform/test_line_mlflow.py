@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -56,7 +57,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_a_server_that_dies_and_comes_back_gets_every_version_in_order(
-    server: tuple[str, Callable[[], subprocess.Popen[bytes]]],
+    server: tuple[str, Callable[[], Any]],
     tmp_path: Path,
     parts: list[bytes],
     more_parts: list[bytes],

@@ -26,9 +26,10 @@ PASSWORD = ("se:cr@t", "se%3Acr%40t", "cr%40t")
 def database(postgres: Any) -> str:
     """A new database of that server; yields its address."""
     from sqlalchemy import create_engine, text
+    from sqlalchemy.pool import NullPool
 
     name = f"t{uuid4().hex[:8]}"
-    with create_engine(postgres.uri(), isolation_level="AUTOCOMMIT").connect() as admin:
+    with create_engine(postgres.uri(), isolation_level="AUTOCOMMIT", poolclass=NullPool).connect() as admin:
         admin.execute(text(f"CREATE DATABASE {name}"))
     return str(postgres.uri(name))
 
