@@ -471,7 +471,7 @@ def test_a_full_disk_refuses_the_image_and_keeps_the_rest(
 
 def outage(opened: Callable[..., Line], shelf: Shelf, **settings: Any) -> Line:
     """A line with version 1, and two that became due since MLflow is away."""
-    line = opened(shelf, settings=replace(QUICK, **settings))
+    line = opened(shelf, settings=replace(QUICK, **{"checkpoint_every": 20, **settings}))
     send(line, 0, 35)
     line.settle()
     assert line.status()["version"] == 1
@@ -494,9 +494,7 @@ def in_order(line: Line, shelf: Shelf) -> None:
     assert (line.status()["version"], line.status()["waiting"], shelf.alias) == (3, 0, 3)
 
 
-def test_what_is_due_in_an_outage_goes_out_later_in_order_and_once(
-    opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_due_in_an_outage_goes_out_later_in_order_and_once(opened: Callable[..., Line]) -> None:
     shelf = Shelf()
     line = outage(opened, shelf)
     assert line.inspect(png(95), "meanwhile").version == 1
@@ -567,7 +565,7 @@ def test_a_disk_that_takes_no_waiting_version_keeps_it_in_memory_and_takes_no_ch
     opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shelf = Shelf()
-    line = opened(shelf, settings=QUICK)
+    line = opened(shelf, settings=replace(QUICK, checkpoint_every=20))
     shelf.down = True
 
     def full(*args: object) -> None:
@@ -663,4 +661,5 @@ def test_other_publishing_settings_fold_the_whole_log_again(opened: Callable[...
     fresh.settle()
     assert line.fold.candidate is not None
     assert fresh.fold.candidate is not None
-    assert line.fold.candidate.watermark - 1 == fresh.fold.candidate.watermark - 1
+    candidates = [each.fold.candidate for each in (line, fresh)]
+    assert len({(c.detector.images_learned, tuple(c.scores)) for c in candidates if c is not None}) == 1
