@@ -77,7 +77,7 @@ def test_a_server_that_dies_and_comes_back_gets_every_version_in_order(
     send(35)
     assert line.status()["version"] == 1
     kill(running)
-    send(45)
+    send(60)
     assert (line.status()["version"], line.status()["waiting"]) == (1, 2)
     with pytest.raises(TrackingError):
         line.rollback(1)
