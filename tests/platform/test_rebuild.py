@@ -1,11 +1,15 @@
 """A version is made again from its log, and every bit compared; what differs is named."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from everline.methods.errors import UnknownVersion
 from everline.methods.registry import build
+from everline.pipelines.main import cli
 from everline.platform import rebuild as module
 from everline.platform.calibration import Calibration
 from everline.platform.line import Line, embed_image
@@ -95,3 +99,29 @@ def test_a_version_of_a_sweep_says_that_the_log_did_not_make_it(
     assert (found.equal, found.records) == (None, 0)
     assert "sweep" in found.differences[0]
     assert "objective auroc" in found.differences[0]
+
+
+@pytest.mark.slow
+def test_the_command_proves_a_version_and_says_what_differs(run: Path, tracking_uri: str, tmp_path: Path) -> None:
+    fleet = tmp_path / "fleet.yaml"
+    fleet.write_text(f"store: {run}\ntracking: {tracking_uri}\nlines:\n  mono: {{method: padim}}\n")
+
+    def command(number: int) -> tuple[int, dict[str, Any]]:
+        words = [
+            "versions",
+            "mono",
+            "--rebuild",
+            str(number),
+            "--fleet",
+            str(fleet),
+            "--json",
+            str(tmp_path / "out.json"),
+        ]
+        ran = CliRunner().invoke(cli, words)
+        return ran.exit_code, json.loads((tmp_path / "out.json").read_text())
+
+    code, found = command(1)
+    assert (code, found["equal"], found["differences"]) == (0, True, [])
+    (detector,) = [f for f in tmp_path.glob("mlartifacts/**/calibration.json") if b"[" in f.read_bytes()][:1]
+    detector.write_text(detector.read_text().replace('"scores": [', '"scores": [0.125, '))
+    assert {command(number)[0] for number in (1, 2, 3)} == {0, 1}
