@@ -119,7 +119,7 @@ def fresh_fleet(out: Path, seed: int) -> Fleet:
 def start_lines(runs: Sequence[Run], fleet: Fleet) -> None:
     """MLflow, Ray, the lines' actors; meanwhile the held-out images are embedded, once."""
     _say("MLflow and Ray start ...")
-    prepare_tracking(fleet.tracking)
+    prepare_tracking(fleet.tracking, artifacts=fleet.artifacts)
     connect(own=True)  # it will kill a process
     _say("the held-out images are embedded once, the lines start ...")
     for run in runs:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..platform.settings import Fleet
+from ..platform.tracking import public
 from .console import OUT, show_table
 from .curves import Curve
 from .report import Gallery, Picture, Report, Table, write_report
@@ -71,7 +72,7 @@ def show_summary(summary: Mapping[str, Any], fleet: Fleet, out: Path) -> None:
     OUT.print(
         f"\nReport:   {out / 'report.html'}\nFigures:  {out / 'summary.json'}\n"
         f"Server:   everline serve --fleet {out / 'fleet.yaml'}\n"
-        f"MLflow:   mlflow ui --backend-store-uri {fleet.tracking}\n"
+        f"MLflow:   mlflow ui --backend-store-uri {public(fleet.tracking)}\n"
         f"{summary['seconds']:.0f} s in all.",
         highlight=False,
         soft_wrap=True,

@@ -8,14 +8,15 @@ from typing import Any
 
 import click
 
-from ..methods.errors import StoreError, UnknownLine
+from ..methods.errors import StoreError, TrackingError, UnknownLine
 from ..platform.actor import answer, line_handle, start_line
 from ..platform.cluster import connect, disconnect
 from ..platform.log import LogReader, has_log, line_folder, verify
+from ..platform.rebuild import Rebuilt, rebuild
 from ..platform.settings import Fleet, read_fleet
 from ..platform.tracking import prepare_tracking
 from ..platform.versions import Versions
-from .console import OUT, fleet_option, json_option, show_table, write_json
+from .console import ERR, OUT, fleet_option, json_option, progress, show_table, teller, write_json
 
 
 @click.command()
@@ -24,7 +25,7 @@ from .console import OUT, fleet_option, json_option, show_table, write_json
 def lines(fleet_file: Path, json_file: Path | None) -> None:
     """The lines of a fleet: method, records in the log, current version."""
     fleet = read_fleet(fleet_file)
-    prepare_tracking(fleet.tracking)
+    prepare_tracking(fleet.tracking, artifacts=fleet.artifacts)
     found = []
     for name, settings in fleet.lines.items():
         reader = LogReader(line_folder(fleet.store, name))
@@ -44,11 +45,22 @@ def lines(fleet_file: Path, json_file: Path | None) -> None:
 
 @click.command()
 @click.argument("line")
+@click.option(
+    "--rebuild", "number", type=int, metavar="V", help="Make version V again from the log; compare all bits."
+)
 @fleet_option
 @json_option
-def versions(line: str, fleet_file: Path, json_file: Path | None) -> None:
-    """The published versions of LINE, newest first."""
+def versions(line: str, number: int | None, fleet_file: Path, json_file: Path | None) -> None:
+    """The published versions of LINE, newest first.
+
+    --rebuild V folds the line's log from its first record as the version says that it was made, and compares the bits
+    with those that MLflow holds; the line may run meanwhile. Exit status 1: they differ, or the log alone did not make
+    that version.
+    """
     fleet = _fleet_with(line, fleet_file)
+    if number is not None:
+        _prove(line, number, fleet, json_file)
+        return
     found = [asdict(version) for version in Versions(fleet.tracking, line).list()]
     write_json(found, json_file)
     if str(json_file) != "-":
@@ -111,6 +123,19 @@ def verify_log(line: str, fleet_file: Path, json_file: Path | None) -> None:
         raise SystemExit(1)
 
 
+def ready_for_lines(fleet: Fleet) -> None:
+    """Prepares the tracking store. A server that does not answer is told of: lines go on without one.
+
+    Raises ConfigError, and TrackingError where the store is a file.
+    """
+    try:
+        prepare_tracking(fleet.tracking, artifacts=fleet.artifacts)
+    except TrackingError as error:
+        if fleet.tracking.startswith("sqlite:"):
+            raise
+        ERR.print(f"{error}\nLines go on; versions wait in their logs.", markup=False, soft_wrap=True)
+
+
 def ask_line(line: str, fleet: Fleet, ask: Callable[[Any], Any]) -> Any:
     """What a line answers; one that does not run is started for it, and closed. ask: handle -> reference."""
     connect()
@@ -130,5 +155,27 @@ def ask_line(line: str, fleet: Fleet, ask: Callable[[Any], Any]) -> Any:
 def _fleet_with(line: str, fleet_file: Path) -> Fleet:
     fleet = read_fleet(fleet_file)
     fleet.line(line)
-    prepare_tracking(fleet.tracking)
+    prepare_tracking(fleet.tracking, artifacts=fleet.artifacts)
     return fleet
+
+
+def _prove(line: str, number: int, fleet: Fleet, json_file: Path | None) -> None:
+    reader = LogReader(line_folder(fleet.store, line))
+    with progress() as bars:
+        kept = Versions(fleet.tracking, line)
+        found = rebuild(kept, number, reader, fleet.line(line), teller(bars, f"{line} version {number}"))
+    write_json(found.to_json(), json_file)
+    if str(json_file) != "-":
+        _show_rebuilt(found)
+    if not found.equal:
+        raise SystemExit(1)
+
+
+def _show_rebuilt(found: Rebuilt) -> None:
+    says = {True: "equal to the last bit", False: "NOT equal", None: "cannot be proved"}[found.equal]
+    about = f": {found.images_learned} images of {found.records} records" if found.published else ""
+    OUT.print(f"{found.line}: version {found.version} rebuilt from the log is {says}{about}", highlight=False)
+    for sentence in (*found.differences, *found.caveats):
+        OUT.print(f"  {sentence}", markup=False, highlight=False, soft_wrap=True)
+    if found.equal is False and found.published:
+        OUT.print("  what was rebuilt is what was published: what MLflow holds was changed since", highlight=False)

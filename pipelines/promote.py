@@ -36,7 +36,7 @@ def promote(line: str, folders: tuple[Path, ...], force: bool, fleet_file: Path,
     """
     fleet = read_fleet(fleet_file)
     fleet.line(line)
-    prepare_tracking(fleet.tracking)
+    prepare_tracking(fleet.tracking, artifacts=fleet.artifacts)
     versions = Versions(fleet.tracking, line)
     candidate, current = versions.candidate(), versions.current()
     if candidate is None:

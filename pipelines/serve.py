@@ -11,8 +11,8 @@ from ..methods.errors import EverlineError
 from ..platform.actor import answer, start_line
 from ..platform.cluster import address, connect, disconnect
 from ..platform.settings import read_fleet
-from ..platform.tracking import prepare_tracking
 from .console import ERR, OUT, fleet_option
+from .lines import ready_for_lines
 
 
 @click.command()
@@ -30,7 +30,7 @@ def serve(fleet_file: Path, host: str, port: int) -> None:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    prepare_tracking(fleet.tracking)
+    ready_for_lines(fleet)
     connect()
     started = []
     try:

@@ -9,10 +9,10 @@ from ..platform.actor import answer, insist, line_handle, start_line
 from ..platform.cluster import connect, disconnect
 from ..platform.reach import Reach
 from ..platform.settings import read_fleet
-from ..platform.tracking import prepare_tracking
 from .console import ERR, OUT, fleet_option, json_option, progress, terminable, write_json
 from .datasets import list_images
 from .feed import feed
+from .lines import ready_for_lines
 
 
 @click.command()
@@ -29,7 +29,7 @@ def stream(line: str, source: Path, fleet_file: Path, json_file: Path | None) ->
     fleet = read_fleet(fleet_file)
     fleet.line(line)
     files = list_images(source)
-    prepare_tracking(fleet.tracking)
+    ready_for_lines(fleet)
     connect()
     with terminable():  # behind `connect`: Ray puts a handler of its own in place of ours
         try:

@@ -14,9 +14,9 @@ from ..platform.crew import Seen, carry_out, look
 from ..platform.head import join, leave
 from ..platform.log import line_folder
 from ..platform.settings import Fleet, read_fleet
-from ..platform.tracking import prepare_tracking
 from ..platform.trouble import read_trouble
 from .console import ERR, OUT, fleet_option, json_option, show_table, terminable, write_json
+from .lines import ready_for_lines
 
 DONE = {"start": "started", "restart": "started again", "stop": "stopped", "keep": "runs", "leave": "left alone"}
 COLUMNS = ("line", "state", "version", "records", "learned", "waiting", "dropped", "node")
@@ -38,7 +38,7 @@ def up(named: Path | None, fleet_file: Path, dry_run: bool, json_file: Path | No
     fleet = read_fleet(named or fleet_file)
     told: list[dict[str, Any]] = []
     if not dry_run:
-        prepare_tracking(fleet.tracking)
+        ready_for_lines(fleet)
     joined = join(start=not dry_run)
     with terminable():  # behind `join`: Ray puts a handler of its own in place of ours
         try:

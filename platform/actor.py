@@ -54,7 +54,9 @@ class LineActor:
     The process stands at once, and the line is opened behind it: one that cannot be opened is `stopped`, and says why.
     """
 
-    def __init__(self, name: str, settings: LineSettings, store: str, tracking: str, detached: bool = False) -> None:
+    def __init__(
+        self, name: str, settings: LineSettings, store: str, tracking: str, artifacts: str = "", detached: bool = False
+    ) -> None:
         """detached: nobody's end is its end (platform/crew.py)."""
         context = ray.get_runtime_context()
         self._name, self._settings = name, settings
@@ -66,7 +68,7 @@ class LineActor:
         self._closed = False
         self._fruitless = -1  # records when it was opened; -1: the log has advanced since
         self._thread = ThreadPoolExecutor(max_workers=1)  # torch counts threads by thread: everything in this one
-        self._thread.submit(self._open, place_of(store), tracking, context.was_current_actor_reconstructed)
+        self._thread.submit(self._open, place_of(store), tracking, artifacts, context.was_current_actor_reconstructed)
 
     async def opened(self) -> None:
         """Returns as soon as the line is open. Raises what kept it from that."""
@@ -191,14 +193,14 @@ class LineActor:
             trouble.failed(self._folder, StateError(self._line.broken))
             os._exit(1)
 
-    def _open(self, store: Place, tracking: str, again: bool) -> None:
+    def _open(self, store: Place, tracking: str, artifacts: str, again: bool) -> None:
         """Where Ray started the process *again*, what may pass is waited for, and the rest tried several times."""
         if not again:  # a person wants it
             trouble.clear(self._folder)
         while True:
             try:
                 before = trouble.begin(self._folder, self._name)
-                self._line = Line(self._name, self._settings, store, Versions(tracking, self._name))
+                self._line = Line(self._name, self._settings, store, Versions(tracking, self._name, artifacts))
                 self._fruitless = self._line.writer.next_seq
                 return
             except LineStopped as error:
@@ -268,7 +270,7 @@ def _actor(name: str, settings: LineSettings, fleet: Fleet, detached: bool) -> A
         resources=resources,
     )
     try:
-        return options.remote(name, settings, str(fleet.store), fleet.tracking, detached)
+        return options.remote(name, settings, str(fleet.store), fleet.tracking, fleet.artifacts, detached)
     except ValueError as error:  # Ray: that name is taken
         raise LineDown(f"line {name} is being started by another command: {error}") from error
 

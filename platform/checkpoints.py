@@ -22,11 +22,12 @@ _FOLDER = re.compile(r"[0-9]{12}(?:-[0-9a-f]{8})?")  # format 1 had no random pa
 class Checkpoints:
     """SEQ-RANDOM/state-NAME.safetensors, state-NAME.json, ..., and last checkpoint.json: without it, it is none."""
 
-    def __init__(self, folder: Place) -> None:
-        self.folder, self._volume = folder, volume_of(folder)
+    def __init__(self, folder: Place, kept: int | None = KEPT) -> None:
+        """kept: how many `save` leaves; None: all, until they are removed."""
+        self.folder, self.kept, self._volume = folder, kept, volume_of(folder)
 
     def save(self, seq: int, states: dict[str, State], meta: dict[str, Any]) -> None:
-        """Saves what is known after record `seq`; keeps the last two. Raises OSError, with the older ones intact."""
+        """Saves what is known after record `seq`; keeps the last `kept`. Raises OSError (older ones are intact)."""
         if not all(_NAME.fullmatch(name) for name in states):
             raise ConfigError(f"checkpoint: names of states are small letters, got {sorted(states)}.")
         if seq < 0:  # nothing to come back to
@@ -42,9 +43,9 @@ class Checkpoints:
         target.sync()
         self._volume.sync()
         whole = {other: found for found, other in self._found() if found != seq} | {name: seq}
-        kept = sorted(whole, key=lambda other: whole[other])[-KEPT:]
+        left = sorted(whole, key=lambda other: whole[other])[-self.kept :] if self.kept else whole
         for other in self._volume.folders():
-            if _FOLDER.fullmatch(other) and other not in kept:
+            if _FOLDER.fullmatch(other) and other not in left:
                 volume_of(self.folder / other).remove_all()
 
     def latest(self, records: int | None = None) -> tuple[int, dict[str, State], dict[str, Any]] | None:
@@ -56,12 +57,34 @@ class Checkpoints:
             try:
                 if records is not None and seq >= records:
                     raise Corrupt(f"it has seen record {seq}, the log has {records} records")
-                return self._load(seq, name)
-            except (Corrupt, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                return seq, *self._checked(seq, name)
+            except Corrupt as error:
                 log.warning("%s: checkpoint %d is passed over: %s", self.folder, seq, error)
         return None
 
-    def _load(self, seq: int, name: str) -> tuple[int, dict[str, State], dict[str, Any]]:
+    def load(self, seq: int) -> tuple[dict[str, State], dict[str, Any]]:
+        """States and values of one of them. Raises Corrupt where it is broken or not there."""
+        for name in [name for found, name in self._found() if found == seq]:
+            return self._checked(seq, name)
+        raise Corrupt(f"{self.folder}: checkpoint {seq} is not there.")
+
+    def remove(self, seq: int) -> None:
+        """Removes one; harmless where it is not there."""
+        for name in self._volume.folders():
+            if _FOLDER.fullmatch(name) and int(name[:12]) == seq:
+                volume_of(self.folder / name).remove_all()
+
+    def seqs(self) -> list[int]:
+        """Numbers of those that are there, in order."""
+        return sorted({seq for seq, _ in self._found()})
+
+    def _checked(self, seq: int, name: str) -> tuple[dict[str, State], dict[str, Any]]:
+        try:
+            return self._load(seq, name)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise Corrupt(f"{self.folder}: checkpoint {seq}: {error}") from error
+
+    def _load(self, seq: int, name: str) -> tuple[dict[str, State], dict[str, Any]]:
         folder = self.folder / name
         plain = json.loads(volume_of(folder).read(LIST).decode("utf-8"))
         if plain.pop("sha256") != _sum(plain) or plain["seq"] != seq:
@@ -69,7 +92,7 @@ class Checkpoints:
         names = plain["states"]
         if not all(_NAME.fullmatch(name) for name in names):
             raise Corrupt(f"{folder}: strange names {names}")
-        return seq, {name: load_state(folder, f"state-{name}", f"state-{name}") for name in names}, plain["meta"]
+        return {name: load_state(folder, f"state-{name}", f"state-{name}") for name in names}, plain["meta"]
 
     def _found(self) -> list[tuple[int, str]]:
         """Number and folder of those that are whole, oldest first."""

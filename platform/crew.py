@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,6 +14,7 @@ from .changes import Change, Running
 from .log import line_folder
 from .settings import Fleet, LineSettings
 from .trouble import failed
+from .volume import Place
 
 ANSWER_S = 30.0  # for a process that Ray may be starting again to say anything at all
 LOOK_S = 3.0  # for a line that is at work to say how it stands
@@ -38,7 +38,7 @@ class Seen:
         return Running(self.settings, say("state", "lost"), say("problem", ""), say("detached", True))
 
 
-def look(store: Path, patience_s: float = ANSWER_S) -> dict[str, Seen]:
+def look(store: Place, patience_s: float = ANSWER_S) -> dict[str, Seen]:
     """All running lines whose logs are in `store`, whatever file they were started from."""
     prefix = actor_name("", store)
     named = ray.util.list_named_actors(all_namespaces=True)
@@ -133,7 +133,7 @@ def _end(name: str, fleet: Fleet) -> None:
     stop_line(name, fleet)
 
 
-def _there(name: str, store: Path) -> bool:
+def _there(name: str, store: Place) -> bool:
     try:
         line_handle(name, store)
     except UnknownLine:

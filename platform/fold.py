@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..methods.detector import Detector, State
+from ..methods.errors import StateError
 from ..methods.registry import build, restore
 from .calibration import Calibration
 from .record import Record
@@ -116,13 +117,16 @@ class Fold:
         """States and plain values from which `unpack` continues bit for bit."""
         states = {"learner": self.learner.state()}
         meta: dict[str, Any] = {"watermark": self.watermark, "current": self.current, "counts": self.counts}
+        meta["settings"] = self._settings()
         if self.candidate is not None:
             states["candidate"] = self.candidate.detector.state()
             meta["candidate"] = {"watermark": self.candidate.watermark, "scores": self.candidate.scores}
         return states, meta
 
     def unpack(self, states: dict[str, State], meta: dict[str, Any]) -> None:
-        """The reverse of `pack`. Raises StateError where the method or its parameters differ."""
+        """The reverse of `pack`. Raises StateError where the method, its parameters or the other settings differ."""
+        if meta.get("settings") != self._settings():
+            raise StateError("it was made with another false_reject_rate or publish_every")
         self.learner.load_state(states["learner"])
         if "candidate" in states:
             kept = meta["candidate"]
@@ -130,3 +134,7 @@ class Fold:
             self.candidate = Candidate(detector, kept["watermark"], list(kept["scores"]))
         self.watermark, self.current = meta["watermark"], meta["current"]
         self.counts = dict(meta["counts"])
+
+    def _settings(self) -> dict[str, Any]:
+        """What decides, beside the learner, which versions come of the records."""
+        return {"false_reject_rate": self.false_reject_rate, "publish_every": self.publish_every}

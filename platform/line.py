@@ -6,8 +6,10 @@ loads the last checkpoint and applies the records behind it: the state is what i
 """
 
 import logging
+import platform
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -15,10 +17,11 @@ import torch
 from torch import Tensor
 
 from ..methods.detector import Detector, State
-from ..methods.errors import ConfigError, StateError, TrackingError, UnknownVersion
+from ..methods.errors import ConfigError, Corrupt, StateError, TrackingError, UnknownVersion
 from ..methods.registry import restore
 from .calibration import Calibration
 from .checkpoints import Checkpoints
+from .due import Waiting
 from .fold import Fold, Publish
 from .images import prepare
 from .log import LogReader, LogWriter, line_folder
@@ -30,7 +33,9 @@ from .volume import Place
 log = logging.getLogger("everline.line")
 MAX_ID = 256
 EMBEDDING = ("size", "backbone", "weights", "strides")  # parameters that decide what `embed` returns
-RETRY_S = 10.0
+RETRY_S = 10.0  # at least, between two times that MLflow is asked while it does not answer
+RETRY_SHARE = 20  # ... and so many times as long as it took to fail: images wait for it 5 % of the time at most
+CATCH_UP_S = 2.0  # after an outage: what waits goes out for so long before the next image has its turn
 
 
 class Publisher(Protocol):
@@ -111,9 +116,15 @@ class Line:
             self.checkpoints = Checkpoints(self.folder / "checkpoints")
             self.fold = self._fresh_fold()
             self.scorer: Scorer | None = None
+            self._kept = Checkpoints(
+                self.folder / "current", kept=None
+            )  # the current version, for an MLflow that is down
             self._features: OrderedDict[int, Tensor] = OrderedDict()  # of records that are not applied yet
             self._pending: list[Record] = []
-            self._outbox: list[Publish] = []
+            self._fresh: Publish | None = None  # due by the record applied last
+            self._waiting = Waiting(self.folder / "waiting")
+            self._alias_behind = False  # whether MLflow has not heard yet which version is current
+            self._made_on = [machine(settings.threads, settings.device)]  # all that the learner has computed on
             self.broken = ""  # why the fold cannot be trusted any more; what is in the log is safe
             self._retry_at = 0.0  # monotonic seconds; before that MLflow is not asked again
             self._recover()
@@ -163,6 +174,7 @@ class Line:
         """Applies every record that is not applied yet, and carries out what follows from it."""
         if self.broken:
             raise StateError(f"line {self.name}: its state is not to be trusted ({self.broken}); start it again.")
+        self._carry_out()
         while self._pending:
             record = self._pending[0]
             try:
@@ -172,25 +184,29 @@ class Line:
                 raise
             self._pending.pop(0)
             self._features.pop(record.seq, None)
-            if ready is not None:
-                self._outbox.append(ready)
-            self._publish_due()
+            self._fresh = ready or self._fresh
+            self._carry_out()
             if (record.seq + 1) % self.settings.checkpoint_every == 0:
                 self.checkpoint()
 
     def rollback(self, version: int | None = None) -> int:
-        """Makes an older version (or the one before) current again, as a record. Raises UnknownVersion."""
+        """Makes an older version (or the one before) current again, as a record.
+
+        Raises UnknownVersion, and TrackingError where MLflow does not answer; then nothing has changed.
+        """
         self.settle()
+        self._move_alias()
         return self._turn_to(self.versions.target(version))
 
     def promote(self, version: int, instead_of: int | None) -> int:
         """Makes a version current that was judged better than `instead_of`, the current one (None: there is none).
 
         To the log it is a `rollback` whose data says `promoted`: a person has decided which version is current, and
-        what was on its way to be published is dropped. Raises UnknownVersion, and StateError where another version
-        is current by now.
+        what was on its way to be published is dropped. Raises UnknownVersion, StateError where another version
+        is current by now, and TrackingError where MLflow does not answer; then nothing has changed.
         """
         self.settle()
+        self._move_alias()
         current = self.scorer.version if self.scorer else None
         if current == version:  # asked again, since the answer was lost
             return self.versions.rollback(version)
@@ -203,11 +219,15 @@ class Line:
 
     def _turn_to(self, number: int, **data: Any) -> int:
         """By a person's decision this version is current."""
-        scorer = Scorer(number, *self.versions.load(number), self.settings.device)
-        self._outbox.clear()  # what waits to be published is no newer than what is turned down
+        state, calibration = self.versions.load(number)
+        scorer = Scorer(number, state, calibration, self.settings.device)
         self._append_event("rollback", number, **data)  # first: recovery moves the alias to what the log says
-        self.scorer = scorer
-        return self.versions.rollback(number)
+        self._fresh = None  # what waits to be published is no newer than what is turned down
+        self._waiting.drop(self._waiting.numbers)
+        self._make_current(scorer, state)
+        self._alias_behind, self._retry_at = True, 0.0
+        self._tried(self._move_alias)  # decided, and in the log: an MLflow that went away just now hears of it later
+        return number
 
     def score(self, features: Tensor) -> Tensor:
         """Image scores (B,) by the learner as it stands; changes nothing."""
@@ -217,13 +237,17 @@ class Line:
     def checkpoint(self) -> None:
         """Saves the fold, so that a recovery need not start from the first record.
 
-        Not while a publication waits: it exists only as something the records behind a checkpoint lead to.
+        Not while a version waits in memory: it exists only as something the records behind a checkpoint lead to.
         """
-        if self._outbox or self.broken:
+        if self._fresh or not self._waiting.durable or self.broken:
             return
         states, meta = self.fold.pack()
+        # A `due` record that is not applied yet is found behind the checkpoint.
+        meta["waiting"] = [number for number in self._waiting.numbers if number <= self.fold.watermark]
+        meta["made_on"] = self._made_on
         try:
             self.checkpoints.save(self.fold.watermark, states, meta)
+            self._waiting.tidy()
         except OSError as error:  # costs only time, at the next recovery
             log.warning("line %s: no checkpoint: %s", self.name, error)
 
@@ -241,6 +265,7 @@ class Line:
             "threshold": scorer.calibration.threshold if scorer else None,
             "false_reject_rate": self.settings.false_reject_rate,
             "state_bytes": learner.state().nbytes,
+            "versions_waiting": len(self._waiting),
             "epoch": self.writer.epoch,
         }
 
@@ -281,33 +306,81 @@ class Line:
         (record,) = self.reader.get([seq])
         return _answer(self.name, record, duplicate=True)
 
-    def _publish_due(self) -> None:
-        """Publishes what waits, oldest first. While MLflow does not answer the line goes on, and asks again later."""
-        while self._outbox and time.monotonic() >= self._retry_at:
-            try:
-                self._publish(self._outbox[0])
-            except TrackingError as error:
-                self._retry_at = time.monotonic() + RETRY_S
-                log.warning("line %s: a version waits to be published: %s", self.name, error)
-                return
-            self._outbox.pop(0)
+    def _carry_out(self) -> None:
+        """Publishes what is due, oldest first. What cannot go out now waits in the log, and the line goes on."""
+        until = time.monotonic() + CATCH_UP_S
+        while (self._alias_behind or self._waiting) and time.monotonic() < until:
+            if not self._tried(self._move_alias if self._alias_behind else self._publish_waiting):
+                break
+        if self._fresh is not None:
+            if self._waiting or not self._tried(self._publish, self._fresh, self._tags()):
+                self._set_aside(self._fresh)
+            self._fresh = None
 
-    def _publish(self, ready: Publish) -> None:
-        tags = {"threads": str(self.settings.threads), "torch": str(torch.__version__)}
-        number = self.versions.publish(
-            ready.state, ready.calibration, watermark=ready.watermark, key=self._key(ready), tags=tags
-        )
-        self._append_event("publish", number, key=self._key(ready), watermark=ready.watermark)
-        self.scorer = Scorer(number, ready.state, ready.calibration, self.settings.device)
+    def _tried(self, work: Callable[..., None], *args: Any) -> bool:
+        """Whether MLflow did it. One that did not answer is not asked again for a while."""
+        began = time.monotonic()
+        if began < self._retry_at:
+            return False
+        try:
+            work(*args)
+        except TrackingError as error:
+            now = time.monotonic()
+            self._retry_at = now + max(RETRY_S, RETRY_SHARE * (now - began))
+            log.warning("line %s: goes on without MLflow, which will hear of it later: %s", self.name, error)
+            return False
+        return True
+
+    def _publish(self, ready: Publish, tags: dict[str, str]) -> None:
+        key = publication_key(self.name, ready)
+        number = self.versions.publish(ready.state, ready.calibration, watermark=ready.watermark, key=key, tags=tags)
+        self._append_event("publish", number, key=key, watermark=ready.watermark)
+        self._make_current(Scorer(number, ready.state, ready.calibration, self.settings.device), ready.state)
         log.info("line %s: version %d is current (learned up to record %d)", self.name, number, ready.watermark)
 
-    def _key(self, ready: Publish) -> str:
-        """Names a publication by all that it is; a replay of the same log gives equal bits, so the same key."""
-        calibration = State({}, ready.calibration.to_json())
-        return f"{self.name}/{ready.key}/{digest(ready.state)[:16]}/{digest(calibration)[:16]}"
+    def _publish_waiting(self) -> None:
+        """The one that waits longest."""
+        try:
+            self._publish(*self._waiting.first())
+        except Corrupt as error:  # it can be made again, but not by a fold that has gone on
+            self.broken = f"a version that waits to be published cannot be read: {error}"
+            raise StateError(f"line {self.name}: {self.broken}; start it again.") from error
+        self._waiting.drop(self._waiting.numbers[:1])
 
-    def _append_event(self, kind: str, version: int, **data: Any) -> None:
-        """A publish or rollback record; it is applied after the records that are still pending."""
+    def _set_aside(self, ready: Publish) -> None:
+        """It waits: a record says so, and its bits lie on the disk."""
+        record = self._append_event("due", None, key=publication_key(self.name, ready), watermark=ready.watermark)
+        self._waiting.put(record.seq, ready, self._tags())
+
+    def _move_alias(self) -> None:
+        """Tells MLflow which version is current, where it has not heard. Raises TrackingError."""
+        if self._alias_behind and self.scorer and self.versions.current() != self.scorer.version:
+            self.versions.rollback(self.scorer.version)
+        self._alias_behind = False
+
+    def _make_current(self, scorer: Scorer, state: State) -> None:
+        """From now on it gives the verdicts, in this process and in one that starts while MLflow is down."""
+        self.scorer = scorer
+        try:
+            self._kept.save(scorer.version, {"current": state}, {"calibration": scorer.calibration.to_json()})
+            for other in set(self._kept.seqs()) - {scorer.version}:
+                self._kept.remove(other)
+        except OSError as error:
+            log.warning("line %s: no copy of version %d: %s", self.name, scorer.version, error)
+
+    def _tags(self) -> dict[str, str]:
+        """What a rebuild must know beside the state and its calibration (platform/rebuild.py)."""
+        s = self.settings
+        return {
+            "threads": str(s.threads),
+            "torch": str(torch.__version__),
+            "device": s.device,
+            "publish_every": str(s.publish_every),
+            "made_on": "; ".join(self._made_on),
+        }
+
+    def _append_event(self, kind: str, version: int | None, **data: Any) -> Record:
+        """A publish, due or rollback record; it is applied after the records that are still pending."""
         (record,) = self.writer.append(
             [
                 Record(
@@ -316,6 +389,7 @@ class Line:
             ]
         )
         self._pending.append(record)
+        return record
 
     def _fresh_fold(self) -> Fold:
         s = self.settings
@@ -329,36 +403,25 @@ class Line:
 
     def _recover(self) -> None:
         """Last checkpoint, then the records behind it; then whatever was decided but not carried out."""
-        latest = self.checkpoints.latest(len(self.reader))
-        if latest is not None:
-            _, states, meta = latest
-            try:
-                self.fold.unpack(states, meta)
-            except StateError as error:  # another method over yesterday's log
-                log.warning("line %s: folding the whole log again, since %s", self.name, error)
-                self.fold = self._fresh_fold()
-        undone: dict[str, Publish] = {}
+        self._resume()
+        lost: dict[str, int] = {}
         for record in self.reader.records(after=self.fold.watermark):
-            ready = self._applied(record)
-            if ready is not None:
-                undone = {self._key(ready): ready}  # an older one that never went out is superseded
-            if record.kind == "publish":
-                undone.pop(record.data.get("key", ""), None)
+            self._fresh = self._applied(record) or self._fresh  # one that never went out is superseded
+            if record.kind == "due" and not self._due_again(record):
+                lost[record.data["key"]] = record.seq
+            elif record.kind == "publish":
+                self._went_out(record)
+                lost.pop(record.data.get("key", ""), None)
             elif record.kind == "rollback":
-                undone.clear()
+                self._fresh = None
+                lost.clear()
+                self._waiting.drop(self._waiting.numbers)
+        for key, number in lost.items():
+            log.error("line %s: the version of record %d cannot be had any more (%s)", self.name, number, key)
         if self.fold.current is not None:
-            try:
-                kept = self.versions.load(self.fold.current)
-            except UnknownVersion as error:
-                raise TrackingError(
-                    f"line {self.name}: its log says that version {self.fold.current} is current, but the tracking "
-                    f"store does not have it ({error}) Restore it, or name the store that belongs to this log."
-                ) from error
-            self.scorer = Scorer(self.fold.current, *kept, self.settings.device)
-            if self.versions.current() != self.fold.current:  # died between the record and the alias
-                self.versions.rollback(self.fold.current)
-        self._outbox = list(undone.values())
-        self._publish_due()
+            scorer, state = self._load_current(self.fold.current)
+            self._make_current(scorer, state)
+            self._alias_behind = True  # as it may have died between the record and the alias
         self.settle()
 
     def _applied(self, record: Record) -> Publish | None:
@@ -367,6 +430,70 @@ class Line:
         except Exception as error:
             text = f"line {self.name}: record {record.seq} ({record.kind} {record.id!r}) cannot be applied"
             raise StateError(f"{text}: {type(error).__name__}: {error}") from error
+
+    def _resume(self) -> None:
+        """Continues from the last checkpoint, if it is of these settings and all is there that waited."""
+        latest = self.checkpoints.latest(len(self.reader))
+        if latest is None:
+            return
+        _, states, meta = latest
+        try:
+            self.fold.unpack(states, meta)
+            if not all(self._waiting.take(number) for number in meta.get("waiting", [])):
+                raise StateError("a version that waited to be published is not here any more")
+            made_on = meta.get("made_on", [])
+            self._made_on = [*made_on, *(now for now in self._made_on if now not in made_on)]
+        except StateError as error:  # another method over yesterday's log, ...
+            log.warning("line %s: folding the whole log again, since %s", self.name, error)
+            self.fold, self._waiting.numbers = self._fresh_fold(), []
+
+    def _due_again(self, record: Record) -> bool:
+        """A version that had to wait: its bits are on the disk, or the fold has just made them again; else False."""
+        here = self._waiting.take(record.seq)
+        if self._fresh is not None and publication_key(self.name, self._fresh) == record.data.get("key"):
+            if not here:
+                self._waiting.put(record.seq, self._fresh, self._tags())
+            self._fresh, here = None, True
+        return here
+
+    def _went_out(self, record: Record) -> None:
+        """A version was published: it is not due any more."""
+        key = record.data.get("key", "")
+        if self._fresh is not None and publication_key(self.name, self._fresh) == key:
+            self._fresh = None
+        if self._waiting and publication_key(self.name, self._waiting.first()[0]) == key:
+            self._waiting.drop(self._waiting.numbers[:1])
+
+    def _load_current(self, number: int) -> tuple[Scorer, State]:
+        """The version that gives verdicts, from MLflow, or from this line's own copy while that is down."""
+        try:
+            state, calibration = self.versions.load(number)
+        except UnknownVersion as error:
+            raise TrackingError(
+                f"line {self.name}: its log says that version {number} is current, but the tracking "
+                f"store does not have it ({error}) Restore it, or name the store that belongs to this log."
+            ) from error
+        except TrackingError as error:
+            try:
+                states, meta = self._kept.load(number)
+            except Corrupt:
+                raise error from None
+            log.warning("line %s: version %d comes from its own copy: %s", self.name, number, error)
+            state, calibration = states["current"], Calibration.from_json(meta["calibration"])
+            self._retry_at = time.monotonic() + RETRY_S
+        return Scorer(number, state, calibration, self.settings.device), state
+
+
+def publication_key(line: str, ready: Publish) -> str:
+    """Names a publication by all that it is; a replay of the same log gives equal bits, so the same key."""
+    calibration = State({}, ready.calibration.to_json())
+    return f"{line}/{ready.key}/{digest(ready.state)[:16]}/{digest(calibration)[:16]}"
+
+
+def machine(threads: int, device: str) -> str:
+    """What bits depend on beside records and method: torch, the kind of processor, threads, device."""
+    cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return f"torch {torch.__version__}, {cpu}, threads {threads}, {device}"
 
 
 def _named(version: int | None) -> str:

@@ -65,8 +65,9 @@ class Fleet:
     """Lines by name, where they keep their logs, and where their versions are tracked."""
 
     store: Place
-    tracking: str
+    tracking: str = field(repr=False)  # it may hold a password
     lines: dict[str, LineSettings]
+    artifacts: str = ""  # where the versions' files go; empty: where the tracking store puts them
 
     def line(self, name: str) -> LineSettings:
         """The settings of a line. Raises UnknownLine with the lines there are."""
@@ -84,14 +85,18 @@ def read_fleet(path: Path) -> Fleet:
 def parse_fleet(plain: Any, base: Path, who: str = "fleet") -> Fleet:
     """Checks what YAML gave. `base`: where relative paths start."""
     plain = mapping(plain, who)
-    check_known(plain, ("store", "tracking", "lines"), who)
+    check_known(plain, ("store", "tracking", "artifacts", "lines"), who)
     lines = mapping(plain.get("lines", {}), f"{who}: lines")
     if not lines:
         raise ConfigError(f"{who}: no lines. A small fleet file:\n\n{SAMPLE}")
     store = place_of(_text(plain, "store", STORE, who), base)
     beside = store if isinstance(store, Path) else base / STORE  # a database needs a disk
     tracking = absolute_tracking(_text(plain, "tracking", default_tracking(beside), who), base)
-    return Fleet(store=store, tracking=tracking, lines={str(n): parse_line(str(n), s, who) for n, s in lines.items()})
+    artifacts = _text(plain, "artifacts", "", who).rstrip("/")
+    if artifacts and "://" not in artifacts:  # a folder that the machines share
+        artifacts = (base / artifacts).resolve().as_uri()
+    parsed = {str(n): parse_line(str(n), s, who) for n, s in lines.items()}
+    return Fleet(store=store, tracking=tracking, artifacts=artifacts, lines=parsed)
 
 
 def default_tracking(store: Path) -> str:

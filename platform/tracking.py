@@ -6,6 +6,7 @@ What lies behind the door: versions of lines (versions.py) and runs of evaluatio
 import logging
 import os
 import re
+import socket
 import sqlite3
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import Any
 from ..methods.errors import ConfigError, NoSpace, TrackingError
 
 EXPERIMENT = "everline"  # the runs behind versions
+NOWHERE = "file:///nonexistent"  # for artifacts that come without an experiment of everline's: there are none
 QUIET = {  # defaults; what the user has set wins
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -25,16 +27,23 @@ QUIET = {  # defaults; what the user has set wins
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_UV_AUTO_DETECT": "false",  # else it copies a project's files from the current folder
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 7 would hold a line's actor for minutes
+    # How long a call without an answer may take, all in one place; a line asks `reachable` first, and then less often.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # 2 + 4 s; 7 would hold a line's actor for minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": "120",
+    "AWS_DEFAULTS_MODE": "standard",  # of boto3: 3 s to connect and 3 tries, instead of 60 s and 5
 }
+PROBE_S = 3.0
+DATABASE = re.compile(r"postgresql(\+\w+)?://.")
 
 
-def prepare_tracking(uri: str, experiment: str = EXPERIMENT) -> None:
+def prepare_tracking(uri: str, experiment: str = EXPERIMENT, artifacts: str = "") -> None:
     """Makes a tracking store ready, once, before workers start, with an experiment in it; harmless when it is.
 
     sqlite: creates folders and schema (up to 6 s), sets write-ahead logging; artifacts go beside the file.
-    Servers: checks that one answers. Raises TrackingError, ConfigError (any other kind of address).
+    Postgres: creates the schema. Servers: checks that one answers. artifacts: where they go instead, s3://BUCKET/PREFIX
+    or another address that MLflow takes; Postgres needs one.
+    Raises TrackingError, and ConfigError (any other kind of address; artifacts that go elsewhere already).
     """
     _quiet()
     with answering("could not prepare the tracking store", uri):
@@ -46,7 +55,10 @@ def prepare_tracking(uri: str, experiment: str = EXPERIMENT) -> None:
 
                 _check_sqlite(path)
                 SqlAlchemyStore(uri, _artifacts(uri))
-        experiment_id(connect(uri), uri, experiment)
+        elif DATABASE.match(uri):
+            reachable(uri)
+            _make_schema(uri)
+        experiment_id(connect(uri), uri, experiment, artifacts)
 
 
 def connect(uri: str) -> Any:
@@ -59,16 +71,37 @@ def connect(uri: str) -> Any:
         if not path.is_file():
             raise TrackingError(f"{uri}: no such database; make it with `prepare_tracking`.")
         _check_sqlite(path)
+    elif DATABASE.match(uri):  # the same two minutes
+        reachable(uri)
     return MlflowClient(uri, uri)
 
 
-def experiment_id(client: Any, uri: str, name: str) -> str:
-    """The id of an experiment, which is made if it is not there. Raises TrackingError for a deleted one."""
+def reachable(uri: str) -> None:
+    """Returns where a server or database answers within seconds; MLflow itself would go on trying.
+
+    Raises TrackingError, ConfigError (a driver that is not installed).
+    """
+    _quiet()
+    with answering("could not reach the tracking store", uri):
+        if DATABASE.match(uri):
+            _check_database(uri)
+        elif _sqlite_path(uri) is None:
+            from mlflow.utils.credentials import get_default_host_creds
+            from mlflow.utils.rest_utils import http_request
+
+            quick: dict[str, Any] = {"max_retries": 0, "timeout": PROBE_S, "raise_on_status": False}
+            http_request(get_default_host_creds(uri), "/health", "GET", **quick)
+
+
+def experiment_id(client: Any, uri: str, name: str, artifacts: str = "") -> str:
+    """The id of an experiment, which is made if it is not there; `artifacts` as of `prepare_tracking`.
+
+    Raises TrackingError for a deleted one, ConfigError where its artifacts go elsewhere.
+    """
     found = client.get_experiment_by_name(name)
     if found is None:
-        made = or_none(
-            lambda: client.create_experiment(name, artifact_location=_artifacts(uri)), "RESOURCE_ALREADY_EXISTS"
-        )
+        place = _place(client, uri, name, artifacts)
+        made = or_none(lambda: client.create_experiment(name, artifact_location=place), "RESOURCE_ALREADY_EXISTS")
         if made is not None:
             return made
         found = client.get_experiment_by_name(name)
@@ -76,6 +109,11 @@ def experiment_id(client: Any, uri: str, name: str) -> str:
         raise TrackingError(
             f"{public(uri)}: the experiment {name!r} was deleted, but not for good; restore it with "
             f"`mlflow experiments restore -x {found.experiment_id}`, or empty MLflow's bin with `mlflow gc`."
+        )
+    if artifacts and found.artifact_location != artifacts:
+        raise ConfigError(
+            f"artifacts: {public(artifacts)}: the experiment {name!r} at {public(uri)} keeps them in "
+            f"{public(found.artifact_location)}, for good; leave that setting out, or name another tracking store."
         )
     return found.experiment_id
 
@@ -95,16 +133,23 @@ def ending(client: Any, run_id: str) -> Iterator[None]:
 def answering(what: str, uri: str) -> Iterator[None]:
     """Whatever MLflow, its database driver or the disk raise, as an error of ours: `what` could not be done."""
     _quiet()
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
     try:
         yield
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        raise ConfigError(
+            f"tracking address {public(uri)!r}: its driver is not installed here ({error}); install it, or name one "
+            "that is: postgresql+pg8000://... for pg8000."
+        ) from error
     except OSError as error:
         if error.errno in (ENOSPC, EDQUOT):
             raise NoSpace(f"{what}: the disk is full.") from error
         raise TrackingError(f"{what} at {public(uri)}: {_first_line(error)}") from error
-    except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, BotoCoreError, ClientError, Boto3Error) as error:
         raise TrackingError(f"{what} at {public(uri)}: {_first_line(error)}") from error
 
 
@@ -122,7 +167,31 @@ def or_none(call: Any, code: str) -> Any:
 
 def public(text: str) -> str:
     """A text with addresses in it, without their passwords."""
-    return re.sub(r"//[^/@\s]*@", "//***@", text)
+    return re.sub(r"\b(password=)[^&\s]*", r"\1***", re.sub(r"//[^/\s]*@", "//***@", text))
+
+
+def _check_database(uri: str) -> None:
+    """Whether it lets us in, without the driver's patience: a host that is silent is none."""
+    from sqlalchemy import create_engine, make_url
+    from sqlalchemy.pool import NullPool
+
+    url = make_url(uri)
+    engine = create_engine(url, poolclass=NullPool)
+    with socket.create_connection((url.host or "localhost", url.port or 5432), PROBE_S):
+        pass
+    with engine.connect():
+        pass
+
+
+def _make_schema(uri: str) -> None:
+    """Tables of a database that may be empty; one process at a time, as they would trip over each other."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.pool import NullPool
+
+    with create_engine(uri, poolclass=NullPool).connect() as one, one.begin():
+        one.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": 3_817_452})
+        SqlAlchemyStore(uri, NOWHERE)
 
 
 def _check_sqlite(path: Path) -> None:
@@ -158,14 +227,14 @@ def _quiet() -> None:
 
 
 def _sqlite_path(uri: str) -> Path | None:
-    """The file of a sqlite address, None for a server's. Raises ConfigError for any other."""
-    if uri.startswith(("http://", "https://")):
+    """The file of a sqlite address, None for a server's or Postgres's. Raises ConfigError for any other."""
+    if uri.startswith(("http://", "https://")) or DATABASE.match(uri):
         return None
     path = uri.removeprefix("sqlite:///").split("?")[0]
     if uri == path or path in ("", ":memory:"):
         raise ConfigError(
-            f"tracking address {public(uri)!r}: expected sqlite:///FOLDER/FILE.db or the http(s):// address "
-            "of an MLflow server (which may keep its data in any database)."
+            f"tracking address {public(uri)!r}: expected sqlite:///FOLDER/FILE.db, "
+            "postgresql+pg8000://USER@HOST/DATABASE or the http(s):// address of an MLflow server."
         )
     return Path(path)
 
@@ -174,6 +243,19 @@ def _artifacts(uri: str) -> str | None:
     """Beside the sqlite file, wherever the process runs; a server chooses its own."""
     path = _sqlite_path(uri)
     return None if path is None else (path.resolve().parent / "mlartifacts").as_uri()
+
+
+def _place(client: Any, uri: str, name: str, artifacts: str) -> str | None:
+    """Where an experiment's artifacts shall go. In a database without a server: beside those of the versions."""
+    if artifacts or not DATABASE.match(uri):
+        return artifacts or _artifacts(uri)
+    versions = client.get_experiment_by_name(EXPERIMENT)
+    if versions is None:
+        raise ConfigError(
+            f"{public(uri)}: a database does not say where artifacts go; add to the fleet file, for example, "
+            "artifacts: s3://BUCKET/PREFIX"
+        )
+    return f"{versions.artifact_location.rstrip('/')}-{name.replace('/', '-')}"
 
 
 def _first_line(error: Exception) -> str:

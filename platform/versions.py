@@ -22,7 +22,7 @@ from ..methods.detector import State
 from ..methods.errors import ConfigError, Corrupt, UnknownVersion
 from .calibration import Calibration
 from .statefiles import load_state, save_state
-from .tracking import EXPERIMENT, answering, connect, ending, experiment_id, or_none
+from .tracking import EXPERIMENT, answering, connect, ending, experiment_id, or_none, reachable
 
 CURRENT, PREVIOUS, CANDIDATE = "current", "previous", "candidate"
 PROPOSED = "proposed"  # tag of a version that was never current: going one version back passes it over
@@ -50,16 +50,17 @@ class Version:
     method: str
     created_ms: int  # since the Unix epoch
     tags: dict[str, str]  # further ones, as given to `publish`
+    key: str = ""  # the name of its publication: of which snapshot, with which bits
 
 
 class Versions:
     """The versions of one line. Every verb raises TrackingError when MLflow does not answer."""
 
-    def __init__(self, tracking_uri: str, line: str) -> None:
-        """tracking_uri: as MLflow takes it, prepared once with `prepare_tracking`. Raises ConfigError."""
+    def __init__(self, tracking_uri: str, line: str, artifacts: str = "") -> None:
+        """tracking_uri, artifacts: as `prepare_tracking` takes them, which has been called. Raises ConfigError."""
         if not NAME.fullmatch(line):
             raise ConfigError(f"line {line!r}: a name has 1 to 64 letters, digits, '-', '_', '.', none of them first.")
-        self.uri, self.line = tracking_uri, line
+        self.uri, self.line, self.artifacts = tracking_uri, line, artifacts
 
     def publish(
         self, state: State, calibration: Calibration, *, watermark: int, key: str, tags: dict[str, str] | None = None
@@ -70,6 +71,7 @@ class Versions:
         again, only made current. Raises TrackingError, NoSpace, ConfigError (tags that are everline's own).
         """
         with self._answering("publish a version"):
+            reachable(self.uri)
             number = self._registered(state, calibration, watermark, key, tags or {}, {})
             self._make_current(number)
         return number
@@ -137,8 +139,8 @@ class Versions:
                 raise UnknownVersion(f"line {self.line}: no version {version}; {_valid(known)}.")
         return version
 
-    def load(self, version: int) -> tuple[State, Calibration]:
-        """What `publish` was given. Raises UnknownVersion, Corrupt."""
+    def load(self, version: int, check: bool = True) -> tuple[State, Calibration]:
+        """What `publish` was given; `check=False` takes changed files, too. Raises UnknownVersion, Corrupt."""
         with self._answering(f"load version {version}"), tempfile.TemporaryDirectory(prefix="everline-") as scratch:
             found = next((v for v in self._search() if int(v.version) == version), None)
             if found is None:
@@ -146,10 +148,9 @@ class Versions:
             folder = self._files(found, scratch)
             if not folder.is_dir():
                 raise Corrupt(f"line {self.line}: the files of version {version} are not here: {folder}.")
-            if _checksum(folder) != found.tags.get("checksum"):
+            if check and _checksum(folder) != found.tags.get("checksum"):
                 raise Corrupt(f"line {self.line}: the files of version {version} do not match their checksum.")
-            plain = json.loads((folder / "calibration.json").read_text("utf-8"))
-            return load_state(folder), Calibration.from_json(plain)
+            return load_state(folder, check=check), _calibration(folder)
 
     def _registered(
         self,
@@ -187,7 +188,7 @@ class Versions:
             checksum = _write(model, Path(scratch, "detector"), state, calibration)
             facts = _facts(state, calibration, watermark)
             own = {**facts, **more, "key": key, "checksum": checksum, "everline_version": installed("everline")}
-            experiment = experiment_id(self._client, self.uri, EXPERIMENT)
+            experiment = experiment_id(self._client, self.uri, EXPERIMENT, self.artifacts)
             run = self._client.create_run(experiment, run_name=f"{self.line}-{watermark}", tags=tags)
             with ending(self._client, run.info.run_id):
                 self._log(run.info.run_id, state, facts)
@@ -263,7 +264,7 @@ class Versions:
 
     def __getstate__(self) -> dict[str, Any]:
         """Crosses processes without its connection."""
-        return {"uri": self.uri, "line": self.line}
+        return {"uri": self.uri, "line": self.line, "artifacts": self.artifacts}
 
     @contextmanager
     def _answering(self, what: str) -> Iterator[None]:
@@ -292,6 +293,13 @@ def _write(model: Path, folder: Path, state: State, calibration: Calibration) ->
             signature=ModelSignature(inputs=Schema([ColSpec("binary")]), outputs=Schema(answer)),
         )
     return _checksum(folder)
+
+
+def _calibration(folder: Path) -> Calibration:
+    try:
+        return Calibration.from_json(json.loads((folder / "calibration.json").read_text("utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Corrupt(f"{folder}: not a calibration: {error}") from error
 
 
 def _checksum(folder: Path) -> str:
@@ -325,6 +333,7 @@ def _version(entity: Any, aliases: dict[str, int]) -> Version:
         method=tags.get("method", ""),
         created_ms=int(entity.creation_timestamp),
         tags={k: v for k, v in tags.items() if k not in OWN_TAGS},
+        key=tags.get("key", ""),
     )
 
 

@@ -4,12 +4,15 @@ import io
 import logging
 import os
 import secrets
+import shutil
+import socket
 import sqlite3
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -106,6 +109,59 @@ def s3_store(s3_environment: str) -> "S3Path":
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> "Place":
     """A folder to keep logs in: on the disk, then on S3."""
     return tmp_path if request.param == "local" else request.getfixturevalue("s3_store")
+
+
+def missing(what: str) -> NoReturn:
+    """Skips a test for want of a program; in CI, where nothing may be missing, it fails."""
+    if os.environ.get("EVERLINE_NO_SKIPS"):
+        pytest.fail(f"{what} (EVERLINE_NO_SKIPS is set)")
+    pytest.skip(what)
+
+
+class Postgres:
+    """A real Postgres in a folder of its own, on a free port; `start` and `stop` as often as one likes."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self.programs, self.data = programs, folder / "data"
+        with closing(socket.socket()) as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        if os.getuid() == 0:  # it refuses to run as root
+            shutil.chown(folder, "nobody")
+        (folder / "password").write_text("se:cr@t")
+        (folder / "password").chmod(0o644)
+        login = ["-U", "me", "--auth", "scram-sha-256", "--pwfile", str(folder / "password")]
+        self._run("initdb", "-D", str(self.data), "-N", "--locale=C", "-E", "UTF8", *login)
+        self.start()
+
+    def uri(self, database: str = "postgres") -> str:
+        return f"postgresql+pg8000://me:se%3Acr%40t@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+        self._run("pg_ctl", "-D", str(self.data), "-w", "-l", str(self.data / "log"), "-o", options, "start")
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-D", str(self.data), "-w", "-m", "fast", "stop")
+
+    def _run(self, program: str, *words: str) -> None:
+        user: dict[str, Any] = {"user": "nobody", "group": "nogroup"} if os.getuid() == 0 else {}
+        command = [str(self.programs / program), *words]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", timeout=60, **user)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Debian's Postgres, started by the test; skips where there is none."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [
+        Path(path) for path in [shutil.which("initdb")] if path
+    ]
+    if not found:
+        missing("there is no Postgres here: apt-get install postgresql")
+    with tempfile.TemporaryDirectory(prefix="evpg", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        server = Postgres(found[-1].parent, Path(folder))
+        yield server
+        server.stop()
 
 
 def encoded(index: int, defect: bool = False) -> bytes:

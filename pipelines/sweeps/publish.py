@@ -68,8 +68,8 @@ def propose(
         "threads": str(own.threads),
         "torch": str(torch.__version__),
     }
-    prepare_tracking(fleet.tracking)
-    return Versions(fleet.tracking, line).propose(
+    prepare_tracking(fleet.tracking, artifacts=fleet.artifacts)
+    return Versions(fleet.tracking, line, fleet.artifacts).propose(
         state, calibration, watermark=watermark, key=_key(line, state, calibration), tags={**facts, **(tags or {})}
     )
 

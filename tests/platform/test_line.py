@@ -1,7 +1,9 @@
 """A line with a real log on disk: nothing lost, nothing learned twice, equal bits after any crash."""
 
 import io
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +41,25 @@ class Shelf:
     def publish(
         self, state: State, calibration: Calibration, *, watermark: int, key: str, tags: dict[str, str]
     ) -> int:
-        if self.down:
-            raise TrackingError("down")
+        self._answer()
         self.kept.setdefault(key, (state, calibration))
         self.alias = list(self.kept).index(key) + 1
         return self.alias
 
+    def _answer(self) -> None:
+        if self.down:
+            raise TrackingError("down")
+
     def load(self, version: int) -> tuple[State, Calibration]:
+        self._answer()
         return list(self.kept.values())[version - 1]
 
     def current(self) -> int | None:
+        self._answer()
         return self.alias
 
     def target(self, version: int | None = None) -> int:
+        self._answer()
         number = version if version is not None else (self.alias or 0) - 1
         if not 1 <= number <= len(self.kept):
             raise UnknownVersion(f"no version {number}")
@@ -201,15 +209,19 @@ def test_a_checkpoint_that_knows_more_than_the_log_is_passed_over(opened: Callab
     assert send(line, 30, 31)[0].record == 30
 
 
-def test_mlflow_down_does_not_stop_the_line(opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch) -> None:
+def ask_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("everline.platform.line.RETRY_S", 0.0)
+    monkeypatch.setattr("everline.platform.line.RETRY_SHARE", 0)
+
+
+def test_mlflow_down_does_not_stop_the_line(opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch) -> None:
+    ask_again_at_once(monkeypatch)
     shelf = Shelf()
     shelf.down = True
     line = opened(shelf)
     send(line, 0, 50)
     line.settle()
     assert line.status()["images_learned"] == 50
-    assert not line.checkpoints.latest() or line.checkpoints.latest()[0] < 44
     shelf.down = False
     send(line, 50, 51)
     line.settle()
@@ -221,6 +233,7 @@ def test_a_line_that_could_not_start_leaves_the_log_free(opened: Callable[..., L
     line = opened(shelf)
     send(line, 0, 50)
     die(line)
+    shutil.rmtree(line.folder / "current")  # its own copy
     shelf.load = lambda version: (_ for _ in ()).throw(TrackingError("down"))  # type: ignore[method-assign]
     with pytest.raises(TrackingError):
         opened(shelf)
@@ -323,7 +336,7 @@ def test_a_version_that_waits_to_be_published_does_not_undo_a_promotion(opened: 
     shelf.down = True
     send(line, 35, 60)  # the next version is due in between
     line.settle()
-    assert len(line._outbox) == 1
+    assert len(line._waiting) == 1
     shelf.down = False
     line.promote(another(shelf), 1)
     die(line)
@@ -468,3 +481,203 @@ def test_a_full_disk_refuses_the_image_and_keeps_the_rest(
     send(line, 3, 4)
     assert verify(line.folder).inspected == 4
     assert line.status()["records"] == 4
+
+
+# MLflow is away
+
+
+def outage(opened: Callable[..., Line], shelf: Shelf, **settings: Any) -> Line:
+    """A line with version 1, and two that became due since MLflow is away."""
+    line = opened(shelf, settings=replace(QUICK, **{"checkpoint_every": 20, **settings}))
+    send(line, 0, 35)
+    line.settle()
+    assert line.status()["version"] == 1
+    shelf.down = True
+    send(line, 35, 60)
+    line.settle()
+    for index in range(60, 90):
+        line.inspect(png(index), f"i{index}")
+    line.settle()
+    return line
+
+
+def in_order(line: Line, shelf: Shelf) -> None:
+    """Three versions, each registered once, in order, and the last is current; the log says the same."""
+    snapshots = [int(key.split("/")[1].removeprefix("snapshot-")) for key in shelf.kept]
+    assert snapshots == sorted(set(snapshots))
+    assert len(snapshots) == 3
+    published = [r.data["key"] for r in LogReader(line.folder).records() if r.kind == "publish"]
+    assert published == list(shelf.kept)
+    assert (line.status()["version"], line.status()["versions_waiting"], shelf.alias) == (3, 0, 3)
+
+
+def test_what_is_due_in_an_outage_goes_out_later_in_order_and_once(opened: Callable[..., Line]) -> None:
+    shelf = Shelf()
+    line = outage(opened, shelf)
+    assert line.inspect(png(95), "meanwhile").version == 1
+    assert [r.kind for r in LogReader(line.folder).records()].count("due") == line.status()["versions_waiting"] == 2
+    assert line.checkpoints.latest()[0] > 60  # type: ignore[index]
+    shelf.down = False
+    line._retry_at = 0.0
+    line.settle()
+    in_order(line, shelf)
+
+
+@pytest.mark.parametrize("lost", ["nothing", "waiting", "checkpoints", "both"])
+def test_a_crash_in_an_outage_loses_no_version_and_no_order(opened: Callable[..., Line], lost: str) -> None:
+    calm, shelf = Shelf(), Shelf()
+    whole = outage(opened, calm)
+    calm.down, whole._retry_at = False, 0.0
+    whole.settle()
+    die(whole)
+    (whole.folder).rename(whole.folder.with_name("calm"))
+    line = outage(opened, shelf)
+    before = line.digest()
+    die(line)
+    for name in {"nothing": (), "both": ("waiting", "checkpoints")}.get(lost, (lost,)):
+        shutil.rmtree(line.folder / name)
+    line = opened(shelf, settings=QUICK)
+    assert (line.digest(), line.status()["versions_waiting"]) == (before, 2)
+    assert line.inspect(png(95), "meanwhile").version == 1
+    die(line)
+    shelf.down = False
+    line = opened(shelf, settings=QUICK)
+    line.settle()
+    in_order(line, shelf)
+    assert list(shelf.kept) == list(calm.kept)
+
+
+def test_a_crash_while_versions_go_out_sends_none_twice(opened: Callable[..., Line]) -> None:
+    shelf = Shelf()
+    line = outage(opened, shelf, checkpoint_every=1000)
+    shelf.down, line._retry_at = False, 0.0
+    line.checkpoint()
+    line._publish_waiting()  # the first of two
+    die(line)
+    line = opened(shelf, settings=replace(QUICK, checkpoint_every=1000))
+    line.settle()
+    in_order(line, shelf)
+
+
+def test_another_method_in_an_outage_sends_what_waits_first(opened: Callable[..., Line]) -> None:
+    shelf = Shelf()
+    die(outage(opened, shelf))
+    shelf.down = False
+    line = opened(shelf, settings=replace(QUICK, method="padim"))
+    line.settle()
+    methods = [state.meta["method"] for state, _ in shelf.kept.values()]
+    assert methods == ["lemo", "lemo", "lemo", "padim"]
+    assert line.status()["version"] == 4
+
+
+def test_no_more_than_the_current_version_waits_in_memory(opened: Callable[..., Line]) -> None:
+    line = outage(opened, Shelf())
+    assert (line._fresh, line._waiting._memory) == (None, {})
+    assert [path.name for path in sorted((line.folder / "waiting").iterdir())] == [
+        f"{number:012d}" for number in line._waiting.numbers
+    ]
+
+
+def test_a_disk_that_takes_no_waiting_version_keeps_it_in_memory_and_takes_no_checkpoint(
+    opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = Shelf()
+    line = opened(shelf, settings=replace(QUICK, checkpoint_every=20))
+    shelf.down = True
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(line._waiting._disk, "save", full)
+    send(line, 0, 50)
+    line.settle()
+    assert line.status()["versions_waiting"] >= 1
+    assert line.checkpoints.latest()[0] < 40  # type: ignore[index]
+    shelf.down, line._retry_at = False, 0.0
+    line.settle()
+    assert line.status()["versions_waiting"] == 0
+    assert line.status()["version"] == len(shelf.kept)
+
+
+def test_a_decision_in_an_outage_is_refused_and_changes_nothing(opened: Callable[..., Line]) -> None:
+    shelf = Shelf()
+    line = outage(opened, shelf)
+    number, records = another(shelf), verify(line.folder).records
+    for decide in (lambda: line.rollback(), lambda: line.rollback(1), lambda: line.promote(number, 1)):
+        with pytest.raises(TrackingError):
+            decide()
+    assert (verify(line.folder).records, line.status()["version"], line.status()["versions_waiting"]) == (
+        records,
+        1,
+        2,
+    )
+
+
+def test_an_outage_just_after_a_decision_moves_the_alias_later(opened: Callable[..., Line]) -> None:
+    shelf = Shelf()
+    line = opened(shelf, settings=QUICK)
+    send(line, 0, 60)
+    line.settle()
+    load = shelf.load
+
+    def away(version: int) -> tuple[State, Calibration]:
+        loaded, shelf.down = load(version), True
+        return loaded
+
+    shelf.load = away  # type: ignore[method-assign]
+    assert line.rollback(1) == 1
+    assert (line.status()["version"], shelf.alias) == (1, 2)
+    assert line.inspect(png(95), "next").version == 1
+    shelf.down, line._retry_at = False, 0.0
+    line.settle()
+    assert shelf.alias == 1
+
+
+def test_a_roll_back_that_the_log_did_not_take_drops_nothing(
+    opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = Shelf()
+    line = outage(opened, shelf)
+    shelf.down = False
+
+    def full(*args: object) -> None:
+        raise NoSpace("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LogWriter, "append", full)
+        with pytest.raises(NoSpace):
+            line.rollback(1)
+    line._retry_at = 0.0
+    line.settle()
+    in_order(line, shelf)
+
+
+def test_mlflow_is_asked_less_often_the_longer_it_takes_to_fail(
+    opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, asked = [1000.0], []
+    monkeypatch.setattr("everline.platform.line.time.monotonic", lambda: now[0])
+    line = opened()
+
+    def silent() -> None:
+        asked.append(now[0])
+        now[0] += 3.0  # a time-out
+        raise TrackingError("silent")
+
+    began = now[0]
+    while now[0] < began + 600:
+        line._tried(silent)
+        now[0] += 1.0
+    assert 3.0 * len(asked) <= 0.05 * 630
+
+
+def test_other_publishing_settings_fold_the_whole_log_again(opened: Callable[..., Line]) -> None:
+    shelf = Shelf()
+    line = opened(shelf, settings=replace(SETTINGS, publish_every=30))
+    send(line, 0, 40)
+    line.close()
+    assert line.fold.candidate is not None
+    assert line.fold.candidate.watermark > 24
+    line = opened(shelf, settings=replace(SETTINGS, publish_every=25))
+    assert line.fold.candidate is not None
+    assert line.fold.candidate.watermark == 24  # the 25th image, as these settings have it from the start

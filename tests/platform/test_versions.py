@@ -270,10 +270,16 @@ def test_a_name_that_is_none_is_refused(name: str) -> None:
         Versions("sqlite:///x.db", name)
 
 
-@pytest.mark.parametrize("uri", ["./mlruns", "sqlite://", "sqlite:///:memory:", "postgresql://me:secret@host/db"])
+@pytest.mark.parametrize("uri", ["./mlruns", "sqlite://", "sqlite:///:memory:", "mysql://me:secret@host/db"])
 def test_an_address_of_another_kind_is_refused(uri: str) -> None:
     with pytest.raises(ConfigError, match="expected sqlite:///") as caught:
         prepare_tracking(uri)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_driver_that_is_not_installed_is_told_of_without_the_password() -> None:
+    with pytest.raises(ConfigError, match=r"postgresql\+pg8000") as caught:
+        prepare_tracking("postgresql+nodriver://me:secret@host/db")
     assert "secret" not in str(caught.value)
 
 
