@@ -1,4 +1,4 @@
-"""`everline lines`, `versions`, `rollback` and `log verify`: looking at a fleet and its logs."""
+"""`everline lines`, `versions`, `rollback` and `log`: looking at a fleet and its logs."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,6 +15,7 @@ from ..platform.log import LogReader, line_folder, verify
 from ..platform.settings import Fleet, read_fleet
 from ..platform.tracking import prepare_tracking
 from ..platform.versions import Versions
+from . import log_export, log_speed
 from .console import OUT, fleet_option, json_option, show_table, write_json
 
 
@@ -87,6 +88,10 @@ def rollback(line: str, version: int | None, fleet_file: Path, json_file: Path |
 @click.group()
 def log() -> None:
     """Look into a line's log."""
+
+
+log.add_command(log_export.export)
+log.add_command(log_speed.speed)
 
 
 @log.command("verify")
