@@ -138,3 +138,14 @@ def test_a_crash_at_any_write_leaves_the_one_before(tmp_path: Path, monkeypatch:
     saved(tmp_path, 3)
     assert newest(tmp_path) == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == ["000000000001", "000000000003"]  # leftovers are gone
+
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "checkpoint-format-1"
+
+
+def test_checkpoints_of_format_1_are_read_for_ever() -> None:
+    found = Checkpoints(FIXTURE).latest()
+    assert found is not None
+    seq, got, meta = found
+    assert (seq, meta) == (20, {"watermark": 20, "scores": [0.1, 1e-300]})
+    assert got.keys() == states(20).keys() and all(same(got[name], states(20)[name]) for name in got)

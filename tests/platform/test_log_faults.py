@@ -28,8 +28,9 @@ WRITERS = """
 import os, random, sys
 from pathlib import Path
 from everline.platform import log
-from everline.platform.record import Record
+from everline.platform.record import Record, to_batch
 log.SEAL_RECORDS = 7
+to_batch([Record('image', 'warm')])  # Arrow looks for pandas the first time, which takes a second: once, not in each
 os.fsync = os.fdatasync = lambda file: None  # a killed process takes nothing from the system's memory with it
 for line in sys.stdin:
     seed, folder = line.split()
@@ -47,7 +48,6 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.slow
 def test_acknowledged_records_survive_sigkill(
     tmp_path: Path, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
