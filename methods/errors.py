@@ -11,7 +11,8 @@
     ├── StoreError             the log or its files
     │   ├── Corrupt            bytes on disk do not match their checksum
     │   ├── SecondWriter       another process writes this line's log
-    │   └── NoSpace            the disk is full; nothing that was acknowledged is lost
+    │   ├── NoSpace            the disk is full; nothing that was acknowledged is lost
+    │   └── StoreDown          a store on S3 does not answer: send the same thing again
     ├── UnknownLine            no such line in this fleet
     ├── LineDown               the line's process does not answer (yet): send the same thing again
     ├── UnknownVersion         no such version of this line
@@ -79,6 +80,10 @@ class SecondWriter(StoreError):
 
 class NoSpace(StoreError):
     """The disk is full. What was acknowledged before is safe; this record was not accepted."""
+
+
+class StoreDown(StoreError):
+    """A store on S3 does not answer. What was acknowledged is safe; send what was not again."""
 
 
 class UnknownLine(EverlineError):

@@ -11,7 +11,7 @@ import click
 from ..methods.errors import StoreError, UnknownLine
 from ..platform.actor import answer, line_handle, start_line
 from ..platform.cluster import connect, disconnect
-from ..platform.log import LogReader, line_folder, verify
+from ..platform.log import LogReader, has_log, line_folder, verify
 from ..platform.settings import Fleet, read_fleet
 from ..platform.tracking import prepare_tracking
 from ..platform.versions import Versions
@@ -103,7 +103,7 @@ def verify_log(line: str, fleet_file: Path, json_file: Path | None) -> None:
     fleet = read_fleet(fleet_file)
     fleet.line(line)
     folder = line_folder(fleet.store, line)
-    if not folder.is_dir():
+    if not has_log(folder):
         raise StoreError(f"line {line} has no log in {fleet.store} yet: nothing was ever sent to it.")
     found = verify(folder)
     write_json(asdict(found), json_file)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..methods.errors import ConfigError, StoreError
-from ..platform.log import LogReader, line_folder
+from ..platform.log import LogReader, has_log, line_folder
 from ..platform.record import SCHEMA, Record, plain_json
 from ..platform.settings import read_fleet
 from .console import OUT, fleet_option, json_option, progress, write_json
@@ -123,7 +123,7 @@ def export(
     fleet = read_fleet(fleet_file)
     fleet.line(line)
     folder = line_folder(fleet.store, line)
-    if not folder.is_dir():
+    if not has_log(folder):
         raise StoreError(f"line {line} has no log in {fleet.store} yet: nothing was ever sent to it.")
     chosen = chosen_of(since, until, only)
     with progress() as shown:

@@ -15,7 +15,8 @@ import psutil
 from ..methods.errors import StoreError
 from ..platform.log import LogReader, LogWriter
 from ..platform.record import Record
-from ..platform.segment import encode, write_all
+from ..platform.segment import encode
+from ..platform.volume import write_all
 from .console import json_option, progress, show_table, write_json
 
 MARKER = b"8 random"

@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,12 +25,14 @@ from ..methods.errors import (
     LineDown,
     NoSpace,
     SecondWriter,
+    StoreDown,
     TrackingError,
     UnknownLine,
 )
 from .line import Line, plain
 from .settings import Fleet, LineSettings
 from .versions import Versions
+from .volume import Place, place_of
 
 log = logging.getLogger("everline.actor")
 NAMESPACE = "everline"
@@ -45,7 +46,7 @@ class LineActor:
     def __init__(self, name: str, settings: LineSettings, store: str, tracking: str) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1)  # torch counts threads by thread: everything in this one
         self._settings = settings
-        self._line: Line = self._thread.submit(_open, name, settings, Path(store), tracking).result()
+        self._line: Line = self._thread.submit(_open, name, settings, place_of(store), tracking).result()
 
     async def inspect(self, data: bytes, id: str, learn: bool = True) -> dict[str, Any]:
         """An encoded image -> the fields of `Inspection`; it is durable when this returns, learned soon after."""
@@ -116,12 +117,12 @@ class LineActor:
             os._exit(1)
 
 
-def _open(name: str, settings: LineSettings, store: Path, tracking: str) -> Line:
+def _open(name: str, settings: LineSettings, store: Place, tracking: str) -> Line:
     """The line. Ray tries a constructor once: where it starts the line *again*, what may pass is waited for."""
     while True:
         try:
             return Line(name, settings, store, Versions(tracking, name))
-        except (TrackingError, SecondWriter, NoSpace) as error:
+        except (TrackingError, SecondWriter, NoSpace, StoreDown) as error:
             if not ray.get_runtime_context().was_current_actor_reconstructed:
                 raise
             log.warning("line %s cannot come back yet: %s", name, error)
@@ -154,7 +155,7 @@ def start_line(name: str, fleet: Fleet) -> tuple[Any, bool]:
         return handle, True
 
 
-def line_handle(name: str, store: Path) -> Any:
+def line_handle(name: str, store: Place) -> Any:
     """The handle of a running line of the fleet that keeps its logs in `store`. Raises UnknownLine."""
     try:
         return ray.get_actor(actor_name(name, store), namespace=NAMESPACE)
@@ -162,7 +163,7 @@ def line_handle(name: str, store: Path) -> Any:
         raise UnknownLine(f"line {name!r} does not run here.") from None
 
 
-def actor_name(name: str, store: Path) -> str:
+def actor_name(name: str, store: Place) -> str:
     """Two fleets of one cluster may both have a line of that name; a log has one writer."""
     return f"line:{hashlib.sha256(str(store).encode()).hexdigest()[:12]}:{name}"
 

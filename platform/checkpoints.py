@@ -1,28 +1,29 @@
-"""Checkpoints of a line: a folder each, whole or not there. What is lost with one is only time."""
+"""Checkpoints of a line: a folder each, whole or passed over. What is lost with one is only time."""
 
 import hashlib
 import json
 import logging
 import re
-import shutil
-from pathlib import Path
+import secrets
 from typing import Any
 
 from ..methods.detector import State
 from ..methods.errors import ConfigError, Corrupt
-from .manifest import sync_folder, write_synced
 from .statefiles import canonical, load_state, save_state
+from .volume import Place, volume_of
 
 log = logging.getLogger("everline.checkpoints")
 KEPT = 2
-_NAME, _SEQ = re.compile(r"[a-z]+"), re.compile(r"[0-9]{12}")
+LIST = "checkpoint.json"
+_NAME = re.compile(r"[a-z]+")
+_FOLDER = re.compile(r"[0-9]{12}(?:-[0-9a-f]{8})?")  # format 1 had no random part
 
 
 class Checkpoints:
-    """<seq>/state-NAME.safetensors, state-NAME.json, ..., checkpoint.json: renamed into place as a whole."""
+    """SEQ-RANDOM/state-NAME.safetensors, state-NAME.json, ..., and last checkpoint.json: without it, it is none."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Place) -> None:
+        self.folder, self._volume = folder, volume_of(folder)
 
     def save(self, seq: int, states: dict[str, State], meta: dict[str, Any]) -> None:
         """Saves what is known after record `seq`; keeps the last two. Raises OSError, with the older ones intact."""
@@ -30,41 +31,39 @@ class Checkpoints:
             raise ConfigError(f"checkpoint: names of states are small letters, got {sorted(states)}.")
         if seq < 0:  # nothing to come back to
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob(".*.tmp"):
-            _remove(left)
-        half, target = self.folder / f".{seq:012d}.tmp", self.folder / f"{seq:012d}"
-        half.mkdir()
-        for name, state in states.items():
-            save_state(half, state, f"state-{name}", f"state-{name}")
+        name = f"{seq:012d}-{secrets.token_hex(4)}"
+        target = volume_of(self.folder / name)
+        for state, one in states.items():
+            save_state(self.folder / name, one, f"state-{state}", f"state-{state}")
         plain = {"seq": seq, "states": sorted(states), "meta": meta}
         plain["sha256"] = _sum(plain)
-        write_synced(half / "checkpoint.json", json.dumps(plain, allow_nan=False).encode())
-        sync_folder(half)
-        if target.exists():
-            _remove(target)  # the same records: it would be the same
-        half.rename(target)
-        sync_folder(self.folder)
-        for old in self._seqs()[:-KEPT]:
-            _remove(self.folder / f"{old:012d}")
+        target.sync()
+        target.write(LIST, json.dumps(plain, allow_nan=False).encode())
+        target.sync()
+        self._volume.sync()
+        whole = {other: found for found, other in self._found() if found != seq} | {name: seq}
+        kept = sorted(whole, key=lambda other: whole[other])[-KEPT:]
+        for other in self._volume.folders():
+            if _FOLDER.fullmatch(other) and other not in kept:
+                volume_of(self.folder / other).remove_all()
 
     def latest(self, records: int | None = None) -> tuple[int, dict[str, State], dict[str, Any]] | None:
         """The newest whole one: (seq, states, meta); a broken one is passed over for the one before.
 
         records: how many the log holds; a checkpoint of more than those (the log lost its end) is passed over too.
         """
-        for seq in reversed(self._seqs()):
+        for seq, name in reversed(self._found()):
             try:
                 if records is not None and seq >= records:
                     raise Corrupt(f"it has seen record {seq}, the log has {records} records")
-                return self._load(seq)
+                return self._load(seq, name)
             except (Corrupt, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 log.warning("%s: checkpoint %d is passed over: %s", self.folder, seq, error)
         return None
 
-    def _load(self, seq: int) -> tuple[int, dict[str, State], dict[str, Any]]:
-        folder = self.folder / f"{seq:012d}"
-        plain = json.loads((folder / "checkpoint.json").read_text("utf-8"))
+    def _load(self, seq: int, name: str) -> tuple[int, dict[str, State], dict[str, Any]]:
+        folder = self.folder / name
+        plain = json.loads(volume_of(folder).read(LIST).decode("utf-8"))
         if plain.pop("sha256") != _sum(plain) or plain["seq"] != seq:
             raise Corrupt(f"{folder}: the checksum of checkpoint.json does not match.")
         names = plain["states"]
@@ -72,18 +71,11 @@ class Checkpoints:
             raise Corrupt(f"{folder}: strange names {names}")
         return seq, {name: load_state(folder, f"state-{name}", f"state-{name}") for name in names}, plain["meta"]
 
-    def _seqs(self) -> list[int]:
-        if not self.folder.is_dir():
-            return []
-        return sorted(int(path.name) for path in self.folder.iterdir() if _SEQ.fullmatch(path.name))
+    def _found(self) -> list[tuple[int, str]]:
+        """Number and folder of those that are whole, oldest first."""
+        named = [name for name in self._volume.folders() if _FOLDER.fullmatch(name)]
+        return sorted((int(name[:12]), name) for name in named if volume_of(self.folder / name).names(LIST))
 
 
 def _sum(plain: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(plain)).hexdigest()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

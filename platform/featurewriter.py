@@ -18,7 +18,7 @@ from torch import Tensor, float32
 
 from ..methods.errors import ConfigError, NoSpace, StoreError
 from .featurestore import MANIFEST, MAX_ROW, FeatureStore, Manifest, Shape, Shard, schema, shard_path
-from .manifest import sync_folder, write_synced
+from .volume import sync_folder, write_synced
 
 SHARD_BYTES = 64 * 2**20  # of a shard, unless one image alone has more
 ABANDONED = 3600.0  # seconds in which a writer has written nothing: it is dead

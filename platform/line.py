@@ -9,7 +9,6 @@ import logging
 import time
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +25,7 @@ from .log import LogReader, LogWriter, line_folder
 from .record import Record
 from .settings import LineSettings
 from .statefiles import digest
+from .volume import Place
 
 log = logging.getLogger("everline.line")
 MAX_ID = 256
@@ -99,7 +99,7 @@ class Scorer:
 class Line:
     """The one writer of a line's log. Not thread-safe: platform/actor.py holds the lock."""
 
-    def __init__(self, name: str, settings: LineSettings, store: Path, versions: Publisher) -> None:
+    def __init__(self, name: str, settings: LineSettings, store: Place, versions: Publisher) -> None:
         """Opens or creates the line's log and recovers. Raises SecondWriter, Corrupt, ConfigError."""
         torch.set_num_threads(settings.threads)
         self.name, self.settings, self.versions = name, settings, versions

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from ..methods.errors import ConfigError, Corrupt, NoSpace, SecondWriter, StoreError
+from ..methods.errors import ConfigError, Corrupt, NoSpace, SecondWriter, StoreDown, StoreError
 from . import segment, shard
-from .manifest import Manifest, commit, fenced, file_name, latest, path_of, remove, strangers, sync_folder
+from .manifest import Manifest, commit, fenced, file_name, latest, manifest_name, numbers, remove, strangers
 from .record import Record
-from .shard import ShardFile
+from .shard import ShardFile, open_shards
+from .volume import Away, Growing, Place, make_durable, volume_of
 
 log = logging.getLogger("everline.log")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -25,13 +26,21 @@ SEAL_RETRY = 64  # records until sealing is tried again after it failed
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def line_folder(store: Path, line: str) -> Path:
+def line_folder(store: Place, line: str) -> Place:
     """Where a line's log lies. Raises ConfigError for a name that could lead elsewhere."""
     if not NAME.fullmatch(line):
         raise ConfigError(
             f"line {line!r}: a name has 1 to 64 of A-Z, a-z, 0-9, '-', '_', '.', a letter or digit first."
         )
     return store / line
+
+
+def has_log(folder: Place) -> bool:
+    """Whether a log was ever opened there. Raises StoreError."""
+    try:
+        return bool(numbers(folder))
+    except OSError as error:
+        raise _translated(error, folder) from error
 
 
 def locked(folder: Path) -> int:
@@ -41,7 +50,7 @@ def locked(folder: Path) -> int:
     """
     lock = -1
     try:
-        _make_durable(folder)
+        make_durable(folder)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return lock
@@ -58,33 +67,38 @@ def locked(folder: Path) -> int:
 class LogWriter:
     """The one writer, of one thread. Raises SecondWriter as soon as another process has taken over."""
 
-    def __init__(self, folder: Path, lock: int) -> None:
-        """`open` is the way in: it holds the lock."""
-        self.folder, self._lock = folder, lock
-        self._file, self._marker = -1, b""
+    def __init__(self, folder: Place, lock: int) -> None:
+        """`open` is the way in: it holds the lock (-1 where there is none)."""
+        self.folder, self._lock, self._volume = folder, lock, volume_of(folder)
+        self._segment: Growing | None = None
+        self._marker = b""
         self._length = segment.START  # bytes of the open segment that are acknowledged
         self._open: list[Record] = []  # its records, until they are sealed
         self._open_bytes = 0
         self._seal_at = SEAL_RECORDS
         self._failed = ""
+        self._doubtful = False  # an append was given up, and may yet come to be: the segment is left for another
+        self._due: Manifest | None = None  # its commit was given up; nothing is acknowledged before it is decided
         try:
-            self._manifest = self._take_over(latest(folder))
+            self._manifest = self._took_over()
         except BaseException:
             self._close_file()
             raise
         self.next_seq = self._manifest.sealed
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Place) -> Self:
         """Takes the log over (made if it is not there): torn ends are cut, what was checked is sealed.
 
-        Raises SecondWriter where another process of this machine has it, Corrupt, NoSpace, StoreError.
+        Raises SecondWriter where another process of this machine has it, Corrupt, NoSpace, StoreError. On S3 there
+        is no lock: whoever opens last has it.
         """
-        lock = locked(folder)
+        lock = locked(folder) if isinstance(folder, Path) else -1
         try:
             return cls(folder, lock)
         except BaseException as error:
-            os.close(lock)
+            if lock >= 0:
+                os.close(lock)
             if isinstance(error, OSError):
                 raise _translated(error, folder) from error
             raise
@@ -97,20 +111,22 @@ class LogWriter:
     def append(self, records: Sequence[Record]) -> list[Record]:
         """Writes all of them, in order, and syncs once; durable when it returns, with their numbers.
 
-        Raises NoSpace (nothing was written; it works again when there is room), SecondWriter, StoreError,
-        ConfigError (more than 2 GiB, or `data` that is not plain JSON; nothing was written).
+        Raises NoSpace (nothing was written; it works again when there is room), StoreDown (the same of S3 that does
+        not answer), SecondWriter, StoreError, ConfigError (more than 2 GiB, or `data` that is not plain JSON; nothing
+        was written).
         """
-        if self._failed or self._file < 0:
+        if self._failed or self._segment is None:
             raise StoreError(f"{self.folder}: the log is closed{self._failed}; open it again.")
         numbered = [replace(record, seq=self.next_seq + n) for n, record in enumerate(records)]
         if not numbered:
             return []
+        self._decide()
         frame = segment.encode(numbered, self._marker)
         before = self._length, self.next_seq, self._open_bytes, len(self._open)
         try:
-            self._check_fence()
-            segment.write_all(self._file, frame)
-            os.fdatasync(self._file)
+            if not self._volume.remote:  # there, looking costs as much as writing, and the look below is enough
+                self._check_fence()
+            self._segment.append(frame)
             self._check_fence()  # what a fenced writer wrote is not acknowledged
             self._length += len(frame)  # inside: an interrupt between these lines must undo all of them
             self.next_seq += len(numbered)
@@ -132,23 +148,24 @@ class LogWriter:
 
         Raises ConfigError for a number that is not there, Corrupt, StoreError (closed).
         """
-        if self._file < 0:
+        if self._segment is None:
             raise StoreError(f"{self.folder}: the log is closed; open it again.")
         return [self._one(seq) for seq in seqs]
 
     def close(self) -> None:
         """Seals what is open and gives the log up. What is acknowledged is durable with or without it."""
         try:
-            if self._file >= 0 and self._open and not self._failed:
+            if self._segment and self._open and not self._failed:
                 self._try_to_seal()
         finally:
             self.release()
 
     def release(self) -> None:
         """Lets go of the files at once, as a process does that dies."""
-        if self._file >= 0:
+        if self._segment:
             self._close_file()
-            os.close(self._lock)
+            if self._lock >= 0:
+                os.close(self._lock)
 
     def __enter__(self) -> Self:
         return self
@@ -169,18 +186,30 @@ class LogWriter:
         except OSError as error:
             raise _translated(error, self.folder) from error
 
+    def _took_over(self) -> Manifest:
+        """Where no lock keeps others out, one may have sealed its segment while we read it: then from the start."""
+        while True:
+            found = latest(self.folder)
+            try:
+                return self._take_over(found)
+            except Corrupt:
+                if not self._volume.remote or latest(self.folder).number == found.number:
+                    raise
+
     def _take_over(self, found: Manifest) -> Manifest:
         """Fences off whoever wrote before, then seals what they left."""
-        for name in found.segments:
-            _read_segment(self.folder, name)  # raises Corrupt before anything is changed
+        tails = [segment.Tail(self.folder / name) for name in found.segments]
+        for tail in tails:
+            _read_on(tail)  # raises Corrupt before anything is changed
         epoch = found.epoch + 1
         own = self._start_segment(found.sealed, epoch)
         claimed = found.next(epoch=epoch, segments=(*found.segments, own))
         commit(self.folder, claimed)
         sealed = claimed
-        for name in found.segments:  # again: by now their writer can acknowledge nothing more
-            end = _read_segment(self.folder, name)
+        for tail in tails:  # again: by now their writer can acknowledge nothing more
+            end = _read_on(tail)
             if end.torn:
+                name = tail.path.name
                 log.warning("%s: cut %d bytes of an append that did not end off %s", self.folder, end.torn, name)
             if end.records:
                 sealed = self._with_shard(sealed, end.records)
@@ -190,35 +219,73 @@ class LogWriter:
         remove(self.folder, strangers(self.folder, sealed))
         return sealed
 
+    def _decide(self) -> None:
+        """Before an append: what was given up on a remote volume is carried out or left behind. Raises StoreError."""
+        try:
+            if self._due:
+                self._commit_due()
+            elif self._doubtful:
+                self._seal()
+        except OSError as error:
+            raise _translated(error, self.folder) from error
+
     def _try_to_seal(self) -> None:
         """The records are safe where they are: whatever fails here is no failure of the append."""
         try:
-            self._seal()
+            if self._due:
+                self._commit_due()
+            if self._open:
+                self._seal()
         except (OSError, StoreError) as error:
             self._seal_at = len(self._open) + SEAL_RETRY
             log.warning("%s: could not seal a shard: %s", self.folder, error)
 
     def _seal(self) -> None:
         """Turns the open segment into a shard and starts the next. Raises SecondWriter, OSError."""
-        before, old_file, old_marker = self._manifest, self._file, self._marker
-        sealed = self._with_shard(before, self._open)
-        made = [sealed.shards[-1].file]
+        before, old, old_marker = self._manifest, self._segment, self._marker
+        made: list[str] = []
+        following = None
         try:
+            sealed = self._with_shard(before, self._open) if self._open else before
+            made += [new.file for new in sealed.shards[len(before.shards) :]]
             made.append(self._start_segment(self.next_seq, self.epoch))
             following = before.next(shards=sealed.shards, segments=(made[-1],))
             commit(self.folder, following)
-        except BaseException:
-            if self._file != old_file:
-                os.close(self._file)
-            self._file, self._marker = old_file, old_marker
-            if path_of(self.folder, before.number + 1).exists():
+        except BaseException as error:
+            if self._volume.remote and following and not isinstance(error, SecondWriter):
+                self._due = following  # it may come to be at any time: the new segment it is
+                raise
+            if self._segment is not old and self._segment:
+                self._segment.close()
+            self._segment, self._marker = old, old_marker
+            if isinstance(error, SecondWriter) or (following and self._is_there(following)):
                 self._failed = " since a commit did not end, or another process has taken it over"
             else:
                 remove(self.folder, made)
             raise
-        os.close(old_file)
-        self._manifest = following
-        self._length, self._open, self._open_bytes, self._seal_at = segment.START, [], 0, SEAL_RECORDS
+        if old:
+            old.close()
+        self._move_on(following)
+
+    def _is_there(self, manifest: Manifest) -> bool:
+        return manifest_name(manifest.number) in self._volume.names("manifest-")
+
+    def _commit_due(self) -> None:
+        """Raises SecondWriter, OSError."""
+        assert self._due
+        try:
+            commit(self.folder, self._due)
+        except SecondWriter:
+            self._failed = " since another process has taken it over"
+            raise
+        self._move_on(self._due)
+
+    def _move_on(self, following: Manifest) -> None:
+        """It is committed."""
+        before, self._manifest = self._manifest, following
+        self._due, self._doubtful = None, False
+        self._open = self._open[following.sealed - before.sealed :]
+        self._length, self._open_bytes, self._seal_at = segment.START, 0, SEAL_RECORDS
         remove(self.folder, before.segments)
 
     def _with_shard(self, manifest: Manifest, records: Sequence[Record]) -> Manifest:
@@ -228,13 +295,13 @@ class LogWriter:
 
     def _start_segment(self, first: int, epoch: int) -> str:
         name = file_name("segment", first, epoch) + ".log"
-        self._file, self._marker = segment.create(self.folder / name)
+        self._segment, self._marker = segment.create(self.folder / name)
         return name
 
     def _close_file(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        if self._segment:
+            self._segment.close()
+            self._segment = None
 
     def _check_fence(self) -> None:
         if fenced(self.folder, self._manifest):
@@ -244,8 +311,7 @@ class LogWriter:
     def _cut_back(self) -> None:
         """After a failed write: the segment ends where it was acknowledged last."""
         try:
-            os.ftruncate(self._file, self._length)
-            os.fsync(self._file)
+            self._doubtful = not (self._segment and self._segment.cut(self._length))
         except OSError as error:  # no way to tell what is on the disk: opening again will
             self._failed = f" after {error}"
 
@@ -253,9 +319,10 @@ class LogWriter:
 class LogReader:
     """Reads while somebody writes: sealed shards and checked records only. Takes no lock."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         """A folder without a log reads as an empty one. Raises Corrupt, StoreError."""
         self.folder = folder
+        self._tails: dict[str, segment.Tail] = {}
         self.shards: list[ShardFile] = []
         self.torn: list[str] = []
         self._sealed, self._tail = 0, list[Record]()
@@ -281,8 +348,12 @@ class LogReader:
     def _show(self, manifest: Manifest) -> None:
         """Raises Corrupt, FileNotFoundError, and then shows what it showed before."""
         known = {file.shard: file for file in self.shards}
-        shards = [known.get(s) or ShardFile(self.folder, s) for s in manifest.shards]
-        ends = [segment.read(self.folder / name) for name in manifest.segments]
+        known |= {
+            file.shard: file for file in open_shards(self.folder, [s for s in manifest.shards if s not in known])
+        }
+        shards = [known[s] for s in manifest.shards]
+        self._tails = {n: self._tails.get(n) or segment.Tail(self.folder / n) for n in manifest.segments}
+        ends = [tail.read_on() for tail in self._tails.values()]
         tail = [record for end in ends for record in end.records]
         for seq, record in enumerate(tail, manifest.sealed):
             if record.seq != seq:
@@ -336,7 +407,7 @@ class Verified:
     problems: list[str] = field(default_factory=list)
 
 
-def verify(folder: Path, quick: bool = False) -> Verified:
+def verify(folder: Place, quick: bool = False) -> Verified:
     """Checks every checksum, that the numbers are 0, 1, 2, ..., and that no image is there twice.
 
     quick: counts, and does not read the shards from end to end. Safe while a writer writes.
@@ -373,23 +444,17 @@ def _problem(check: Callable[[], None]) -> str:
     return ""
 
 
-def _read_segment(folder: Path, name: str) -> segment.End:
+def _read_on(tail: segment.Tail) -> segment.End:
     """Raises Corrupt, also where it is missing: a manifest names only what is there."""
     try:
-        return segment.read(folder / name)
+        return tail.read_on()
     except FileNotFoundError as error:
-        raise Corrupt(f"{folder}: {name} is missing.") from error
+        raise Corrupt(f"{tail.path.parent}: {tail.path.name} is missing.") from error
 
 
-def _make_durable(folder: Path) -> None:
-    """Makes a folder and those above it, and their names durable."""
-    missing = [f for f in (folder, *folder.parents) if not f.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for made in missing:
-        sync_folder(made.parent)
-
-
-def _translated(error: OSError, folder: Path) -> StoreError:
+def _translated(error: OSError, folder: Place) -> StoreError:
+    if isinstance(error, Away):
+        return StoreDown(f"{folder}: {error.strerror}; what was not acknowledged can be sent again.")
     if error.errno in FULL:
         return NoSpace(f"{folder}: the disk is full; this record was not accepted. Make room and send it again.")
     return StoreError(f"{folder}: {error.strerror or error}")

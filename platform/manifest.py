@@ -7,16 +7,15 @@ number is taken. Every file is made once, under a name nobody else can make: FIR
 
 import json
 import logging
-import os
 import re
 import secrets
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ..methods.errors import Corrupt, SecondWriter
+from .volume import Place, volume_of
 
 log = logging.getLogger("everline.log")
 FORMAT = 1
@@ -25,6 +24,7 @@ MAX_BYTES = 2**28  # of a manifest: more than a million shards
 _NAME = re.compile(r"manifest-([0-9]{12})\.json")
 _SHARD = re.compile(r"shard-[0-9]{12}-([0-9]{8})-[0-9a-f]{8}\.arrow")
 _SEGMENT = re.compile(r"segment-[0-9]{12}-([0-9]{8})-[0-9a-f]{8}\.log")
+_PART = re.compile(r"(segment-[0-9]{12}-([0-9]{8})-[0-9a-f]{8}\.log)\.[0-9]{12}")  # of one on S3
 _HALF = re.compile(r"\.(?:shard|manifest)-[0-9]{12}-([0-9]{8})-[0-9a-f]{8}\.tmp")
 
 
@@ -58,54 +58,52 @@ class Manifest:
         return replace(self, number=self.number + 1, **changes)
 
 
-def path_of(folder: Path, number: int) -> Path:
-    """Where a manifest lies."""
-    return folder / f"manifest-{number:012d}.json"
+def manifest_name(number: int) -> str:
+    """Of the file that is the manifest."""
+    return f"manifest-{number:012d}.json"
 
 
-def numbers(folder: Path) -> list[int]:
-    """Numbers of the manifests that are there, lowest first."""
-    found = (_NAME.fullmatch(name) for name in os.listdir(folder)) if folder.is_dir() else ()
+def numbers(folder: Place) -> list[int]:
+    """Numbers of the manifests that are there, lowest first. Raises OSError."""
+    found = (_NAME.fullmatch(name) for name in volume_of(folder).names("manifest-"))
     return sorted(int(match[1]) for match in found if match)
 
 
-def latest(folder: Path) -> Manifest:
+def latest(folder: Place) -> Manifest:
     """The current manifest; number 0 for a folder without one. Raises Corrupt, OSError."""
+    volume = volume_of(folder)
     while True:
         found = numbers(folder)
         if not found:
             return Manifest()
-        path = path_of(folder, found[-1])
+        name = manifest_name(found[-1])
         try:
-            if path.stat().st_size > MAX_BYTES:
-                raise Corrupt(f"{path}: larger than {MAX_BYTES} bytes.")
-            return _parse(path.read_text("utf-8"), found[-1])
+            if volume.sizes([name])[0] > MAX_BYTES:
+                raise Corrupt(f"{folder / name}: larger than {MAX_BYTES} bytes.")
+            return _parse(volume.read(name).decode("utf-8"), found[-1])
         except FileNotFoundError:  # pruned between the listing and the reading: there is a newer one
             continue
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise Corrupt(f"{path}: not a manifest: {error}") from error
+            raise Corrupt(f"{folder / name}: not a manifest: {error}") from error
 
 
-def commit(folder: Path, manifest: Manifest) -> None:
+def commit(folder: Place, manifest: Manifest) -> None:
     """Creates it, durable, if its number is free; then prunes old ones.
 
     Raises SecondWriter where the number is taken. After an OSError it is committed if and only if its file is
-    there, and then perhaps not durable.
+    there, and then perhaps not durable; on a remote volume it may also come to be there later, and the same commit
+    again says which.
     """
-    target = path_of(folder, manifest.number)
-    half = folder / f".{file_name('manifest', manifest.number, manifest.epoch)}.tmp"
     plain = {"format": FORMAT, **asdict(manifest)}
+    data = json.dumps({**plain, "crc32": _crc(plain)}, indent=1).encode()
+    half = file_name("manifest", manifest.number, manifest.epoch)
     try:
-        write_synced(half, json.dumps({**plain, "crc32": _crc(plain)}, indent=1).encode())
-        os.link(half, target)  # unlike a rename, this fails where the name exists
+        volume_of(folder).create(manifest_name(manifest.number), data, half)
     except FileExistsError:
         raise SecondWriter(
             f"{folder}: another process has taken over this log (manifest {manifest.number})."
         ) from None
-    finally:
-        remove(folder, [half.name])
-    sync_folder(folder)
-    remove(folder, [path_of(folder, number).name for number in numbers(folder)[:-KEPT]])
+    remove(folder, [manifest_name(number) for number in numbers(folder)[:-KEPT]])
 
 
 def file_name(kind: str, number: int, epoch: int) -> str:
@@ -113,49 +111,35 @@ def file_name(kind: str, number: int, epoch: int) -> str:
     return f"{kind}-{number:012d}-{epoch:08d}-{secrets.token_hex(4)}"
 
 
-def strangers(folder: Path, manifest: Manifest) -> list[str]:
+def strangers(folder: Place, manifest: Manifest) -> list[str]:
     """Files that the manifest does not name, of its own or an older epoch: left by writers that died.
 
     Those of a higher epoch belong to a newer writer, who must find them.
     """
     known = {*manifest.segments, *(s.file for s in manifest.shards)}
     found = []
-    for name in os.listdir(folder):
+    for name in volume_of(folder).names():
+        if part := _PART.fullmatch(name):
+            name = part[1]
         match = _SHARD.fullmatch(name) or _SEGMENT.fullmatch(name) or _HALF.fullmatch(name)
         if match and name not in known and int(match[1]) <= manifest.epoch:
             found.append(name)
-    return found
+    return list(dict.fromkeys(found))
 
 
-def remove(folder: Path, names: Sequence[str]) -> None:
+def remove(folder: Place, names: Sequence[str]) -> None:
     """Tidies up; what cannot be removed does no harm."""
+    volume = volume_of(folder)
     for name in names:
         try:
-            (folder / name).unlink(missing_ok=True)
+            volume.remove(name)
         except OSError as error:
             log.warning("%s: could not remove %s: %s", folder, name, error)
 
 
-def fenced(folder: Path, mine: Manifest) -> bool:
-    """Whether somebody has committed after `mine`. Two looks at the folder, cheap enough for every append."""
-    return path_of(folder, mine.number + 1).exists() or not path_of(folder, mine.number).exists()
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """A whole new file, durable (its name is, after `sync_folder`)."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def fenced(folder: Place, mine: Manifest) -> bool:
+    """Whether somebody has committed after `mine`. Raises OSError."""
+    return volume_of(folder).superseded(manifest_name(mine.number), manifest_name(mine.number + 1))
 
 
 def _parse(text: str, number: int) -> Manifest:

@@ -11,17 +11,15 @@ never cut off in silence. Nobody outside knows the marker, so no image can look 
 """
 
 import json
-import os
 import secrets
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from ..methods.errors import ConfigError, Corrupt
-from .manifest import sync_folder
 from .record import Record, plain_json
+from .volume import Growing, Place, volume_of
 
 MAGIC = b"EVERLOG1"
 _START = struct.Struct("<8s8sI")
@@ -31,26 +29,10 @@ NO_IMAGE = 2**32 - 1
 MAX_PAYLOAD = 2**31  # one append
 
 
-def create(path: Path) -> tuple[int, bytes]:
-    """A new durable segment, open to append: (file descriptor, marker). Raises OSError; then nothing is left."""
+def create(path: Place) -> tuple[Growing, bytes]:
+    """A new durable segment, open to append: (segment, marker). Raises OSError; then nothing of it counts."""
     marker = secrets.token_bytes(8)
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        write_all(file, _START.pack(MAGIC, marker, zlib.crc32(marker)))
-        os.fsync(file)
-        sync_folder(path.parent)
-    except BaseException:
-        os.close(file)
-        path.unlink(missing_ok=True)
-        raise
-    return file, marker
-
-
-def write_all(file: int, data: bytes) -> None:
-    """Writes on where a write was short. Raises OSError."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
+    return volume_of(path.parent).start(path.name, _START.pack(MAGIC, marker, zlib.crc32(marker))), marker
 
 
 def encode(records: Sequence[Record], marker: bytes) -> bytes:
@@ -73,26 +55,77 @@ class End(NamedTuple):
     torn: int
 
 
-def read(path: Path) -> End:
+def read(path: Place) -> End:
     """All checked records.
 
     Raises Corrupt for a bad frame with another one behind it, and for a file that is no segment; FileNotFoundError.
     """
-    data = memoryview(path.read_bytes())
-    magic, marker, crc = _START.unpack_from(data) if len(data) >= START else (b"", b"", 0)
-    if magic != MAGIC or zlib.crc32(marker) != crc:  # a manifest names whole files only, so this is no crash
-        raise Corrupt(f"{path.name}: not a log segment.")
-    records: list[Record] = []
-    at = START
-    while (payload := _payload(data, at, marker)) is not None:
+    return Tail(path).read_on()
+
+
+class Tail:
+    """A segment that is read while it grows."""
+
+    def __init__(self, path: Place) -> None:
+        self.path, self._volume = path, volume_of(path.parent)
+        self._at = 0  # locally, where the last frame begins: it can be taken back
+        self._forget()
+
+    def read_on(self) -> End:
+        """All checked records; only what came since the last call is read. Raises as `read` does."""
+        if self._at and not self._volume.remote:
+            if (end := self._read_from_last()) is not None:
+                return end
+            self._forget()  # the last frame was taken back
+        data, at = self._volume.grown(self.path.name, self._at)
+        start = 0
+        if not self._at:
+            self._marker, start = self._head(data), START
         try:
-            records += _rows(payload)
-        except (ValueError, TypeError, KeyError, RecursionError, struct.error, ConfigError) as error:
-            raise Corrupt(f"{path.name}: the frame at byte {at} holds no records: {error}") from error
-        at += _FRAME.size + len(payload)
-    if marker in bytes(data[at + 1 :]):  # a later append was begun, so this one was acknowledged
-        raise Corrupt(f"{path.name}: a bad frame at byte {at} with others behind it.")
-    return End(records, len(data) - at)
+            end = self._parse(memoryview(data), start)
+            if self._volume.remote and end.torn:
+                raise Corrupt(f"{self.path.name}: {end.torn} bytes that are no frame.")
+        except Corrupt:
+            self._forget()
+            raise
+        if self._volume.remote:
+            self._at = at
+        return end
+
+    def _forget(self) -> None:
+        self._records: list[Record] = []
+        self._marker, self._at = b"", 0
+        self._last, self._before = b"", 0
+
+    def _read_from_last(self) -> End | None:
+        """None where the last frame is not what it was."""
+        data, _ = self._volume.grown(self.path.name, self._at)
+        if data[: len(self._last)] != self._last:
+            return None
+        del self._records[self._before :]
+        return self._parse(memoryview(data), 0)
+
+    def _head(self, data: bytes) -> bytes:
+        magic, marker, crc = _START.unpack_from(data) if len(data) >= START else (b"", b"", 0)
+        if magic != MAGIC or zlib.crc32(marker) != crc:  # a manifest names whole files only, so this is no crash
+            raise Corrupt(f"{self.path.name}: not a log segment.")
+        return marker
+
+    def _parse(self, data: memoryview, at: int) -> End:
+        base = self._at
+        while (payload := _payload(data, at, self._marker)) is not None:
+            before = len(self._records)
+            try:
+                self._records += _rows(payload)
+            except (ValueError, TypeError, KeyError, RecursionError, struct.error, ConfigError) as error:
+                raise Corrupt(f"{self.path.name}: the frame at byte {base + at} holds no records: {error}") from error
+            if not self._volume.remote:
+                self._at, self._before = base + at, before
+                self._last = bytes(data[at : at + _FRAME.size])
+            at += _FRAME.size + len(payload)
+        if self._marker in bytes(data[at + 1 :]):  # a later append was begun, so this one was acknowledged
+            raise Corrupt(f"{self.path.name}: a bad frame at byte {base + at} with others behind it.")
+        return End(list(self._records), len(data) - at)
 
 
 def _payload(data: memoryview, at: int, marker: bytes) -> memoryview | None:

@@ -10,6 +10,7 @@ from ..methods import params
 from ..methods.errors import ConfigError, UnknownLine
 from ..methods.params import param
 from ..methods.registry import build
+from .volume import Place, place_of
 from .yamlfile import check_known, mapping, read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -46,7 +47,7 @@ class LineSettings:
 class Fleet:
     """Lines by name, where they keep their logs, and where their versions are tracked."""
 
-    store: Path
+    store: Place
     tracking: str
     lines: dict[str, LineSettings]
 
@@ -70,8 +71,9 @@ def parse_fleet(plain: Any, base: Path, who: str = "fleet") -> Fleet:
     lines = mapping(plain.get("lines", {}), f"{who}: lines")
     if not lines:
         raise ConfigError(f"{who}: no lines. A small fleet file:\n\n{SAMPLE}")
-    store = (base / _text(plain, "store", STORE, who)).resolve()
-    tracking = absolute_tracking(_text(plain, "tracking", default_tracking(store), who), base)
+    store = place_of(_text(plain, "store", STORE, who), base)
+    beside = store if isinstance(store, Path) else base / STORE  # a database needs a disk
+    tracking = absolute_tracking(_text(plain, "tracking", default_tracking(beside), who), base)
     return Fleet(store=store, tracking=tracking, lines={str(n): parse_line(str(n), s, who) for n, s in lines.items()})
 
 

@@ -1,64 +1,62 @@
-"""Sealed shards: immutable Arrow IPC files of up to 512 records, memory-mapped, in batches of 64."""
+"""Sealed shards: immutable Arrow IPC files of up to 512 records, in batches of 64; local ones are memory-mapped."""
 
-import os
 import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.ipc
 
 from ..methods.errors import ConfigError, Corrupt
-from .manifest import Shard, file_name, remove, sync_folder
+from .manifest import Shard, file_name, remove
 from .record import SCHEMA, Record, from_batch, to_batch
+from .volume import Away, Place, volume_of
 
 BATCH = 64
+BLOCK = 2**23  # bytes that are checked at a time
 OPEN_FILES = 64  # at most, of all logs of this process
 WITHOUT_IMAGE = [name for name in SCHEMA.names if name != "image"]
 
 
-def write(folder: Path, records: Sequence[Record], epoch: int) -> Shard:
-    """Writes a shard whole or not at all; it counts once a manifest names it. Raises OSError."""
-    name = file_name("shard", records[0].seq, epoch)
-    half, target = folder / f".{name}.tmp", folder / f"{name}.arrow"
+def write(folder: Place, records: Sequence[Record], epoch: int) -> Shard:
+    """Writes a shard; it counts once a manifest names it. Raises OSError."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, SCHEMA) as writer:
+        for start in range(0, len(records), BATCH):
+            writer.write_batch(to_batch(records[start : start + BATCH]))
+    data = sink.getvalue().to_pybytes()
+    name = file_name("shard", records[0].seq, epoch) + ".arrow"
+    volume = volume_of(folder)
     try:
-        with half.open("xb") as file:
-            with pa.ipc.new_file(file, SCHEMA) as writer:
-                for start in range(0, len(records), BATCH):
-                    writer.write_batch(to_batch(records[start : start + BATCH]))
-            file.flush()
-            os.fsync(file.fileno())
-        size, crc = half.stat().st_size, crc_of(half)
-        half.rename(target)
-        sync_folder(folder)
+        volume.write(name, data)
+        volume.sync()
     except BaseException:
-        remove(folder, [half.name, target.name])
+        remove(folder, [name])
         raise
-    return Shard(target.name, records[0].seq, len(records), size, crc)
+    return Shard(name, records[0].seq, len(records), len(data), zlib.crc32(data))
 
 
-def crc_of(path: Path) -> int:
-    """crc32 of a whole file."""
-    crc = 0
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            crc = zlib.crc32(block, crc)
-    return crc
+def open_shards(folder: Place, shards: Sequence[Shard]) -> "list[ShardFile]":
+    """All of them, with few looks at the folder. Raises Corrupt, FileNotFoundError."""
+    sizes = volume_of(folder).sizes([shard.file for shard in shards])
+    return [ShardFile(folder, shard, size) for shard, size in zip(shards, sizes, strict=True)]
 
 
 class ShardFile:
     """A shard to read from. Reads only the batches and columns that are asked for, and opens the file for these."""
 
-    _open: ClassVar[OrderedDict[tuple[Path, bool], pa.ipc.RecordBatchFileReader]] = OrderedDict()
+    _open: ClassVar[OrderedDict[tuple[Place, bool], pa.ipc.RecordBatchFileReader]] = OrderedDict()
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
-    def __init__(self, folder: Path, shard: Shard) -> None:
-        """Raises Corrupt where the file is not as long as the manifest says, FileNotFoundError."""
-        self.shard, self.path = shard, folder / shard.file
-        if (size := self.path.stat().st_size) != shard.bytes:
+    def __init__(self, folder: Place, shard: Shard, size: int | None = None) -> None:
+        """Raises Corrupt where the file is not as long as the manifest says, FileNotFoundError.
+
+        size: how long it is, where that is known already.
+        """
+        self.shard, self.path, self._volume = shard, folder / shard.file, volume_of(folder)
+        if (size := self._volume.sizes([shard.file])[0] if size is None else size) != shard.bytes:
             raise Corrupt(f"{self.path.name}: {size} bytes, the manifest says {shard.bytes}.")
 
     def records(self, first: int, images: bool) -> Iterator[Record]:
@@ -80,11 +78,15 @@ class ShardFile:
 
     def check(self) -> None:
         """Raises Corrupt where any byte differs from what was sealed."""
-        if crc_of(self.path) != self.shard.crc32:
+        crc = 0
+        with self._volume.open(self.shard.file) as file:
+            while block := file.read(BLOCK):
+                crc = zlib.crc32(block, crc)
+        if crc != self.shard.crc32:
             raise Corrupt(f"{self.path.name}: the checksum does not match.")
 
     @classmethod
-    def forget(cls, folder: Path) -> None:
+    def forget(cls, folder: Place) -> None:
         """Closes what is open of a folder that is about to be removed: an open file keeps its room on the disk."""
         with cls._lock:
             for key in [key for key in cls._open if key[0].parent == folder]:
@@ -110,6 +112,8 @@ class ShardFile:
             batch = self._reader(images).get_batch(index)
             batch.validate(full=True)
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+            if isinstance(error, OSError) and isinstance(away := self._volume.fault(error), Away):
+                raise away from error
             raise Corrupt(f"{self.path.name}: {error}") from error
         wanted = SCHEMA.names if images else WITHOUT_IMAGE
         if batch.num_rows != min(BATCH, self.shard.count - index * BATCH) or batch.schema.names != wanted:
@@ -123,7 +127,7 @@ class ShardFile:
             if key not in self._open:
                 fields = None if images else [SCHEMA.get_field_index(name) for name in WITHOUT_IMAGE]
                 options = pa.ipc.IpcReadOptions(included_fields=fields)
-                self._open[key] = pa.ipc.open_file(pa.memory_map(str(self.path)), options=options)
+                self._open[key] = pa.ipc.open_file(self._volume.open(self.shard.file), options=options)
             self._open.move_to_end(key)
             while len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)

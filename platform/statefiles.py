@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -12,26 +10,28 @@ from safetensors import SafetensorError
 
 from ..methods.detector import State
 from ..methods.errors import Corrupt
-from .manifest import write_synced
+from .volume import Place, Volume, volume_of
 
 TENSORS, META = "state", "detector"
 MAX_META = 2**20
 MAX_TENSORS = 16 * 2**30
 
 
-def save_state(folder: Path, state: State, tensors: str = TENSORS, meta: str = META) -> None:
+def save_state(folder: Place, state: State, tensors: str = TENSORS, meta: str = META) -> None:
     """Writes `tensors`.safetensors, then `meta`.json with a checksum over both. Raises OSError."""
     data = safetensors.torch.save(state.tensors)
     plain = {**state.meta, "sha256": _sum(data, state.meta)}
-    write_synced(folder / f"{tensors}.safetensors", data)
-    write_synced(folder / f"{meta}.json", json.dumps(plain, indent=1, allow_nan=False).encode())
+    volume = volume_of(folder)
+    volume.write(f"{tensors}.safetensors", data)
+    volume.write(f"{meta}.json", json.dumps(plain, indent=1, allow_nan=False).encode())
 
 
-def load_state(folder: Path, tensors: str = TENSORS, meta: str = META) -> State:
+def load_state(folder: Place, tensors: str = TENSORS, meta: str = META) -> State:
     """The reverse. Raises Corrupt where a file is missing, too large, or does not match."""
     try:
-        plain = json.loads(_read(folder / f"{meta}.json", MAX_META))
-        data = _read(folder / f"{tensors}.safetensors", MAX_TENSORS)
+        volume = volume_of(folder)
+        plain = json.loads(_read(volume, f"{meta}.json", MAX_META))
+        data = _read(volume, f"{tensors}.safetensors", MAX_TENSORS)
         if plain.pop("sha256") != _sum(data, plain):
             raise Corrupt(f"{folder}: the checksum of {tensors}.safetensors and {meta}.json does not match.")
         return State(safetensors.torch.load(data), plain)
@@ -60,7 +60,7 @@ def _sum(data: bytes, meta: dict[str, Any]) -> str:
     return total.hexdigest()
 
 
-def _read(path: Path, most: int) -> bytes:
-    if os.path.getsize(path) > most:
-        raise Corrupt(f"{path}: larger than {most} bytes.")
-    return path.read_bytes()
+def _read(volume: Volume, name: str, most: int) -> bytes:
+    if volume.sizes([name])[0] > most:
+        raise Corrupt(f"{name}: larger than {most} bytes.")
+    return volume.read(name)

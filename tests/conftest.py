@@ -1,14 +1,20 @@
 """What all tests share: one thread for torch, one Ray session and one tracking store for those that need them."""
 
 import io
+import logging
 import os
+import secrets
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from everline.platform.volume import Place, S3Path
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a local cluster of the tests' own
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -63,6 +69,49 @@ def tracking_uri(prepared_tracking: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(elsewhere)
     yield f"sqlite:///{copied}"
     assert not list(elsewhere.iterdir()), "MLflow left something in the current folder"
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """A real S3 API on this machine; returns its address."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_environment(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What tells boto3 of it; returns the address."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-aws-config"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return s3_server
+
+
+@pytest.fixture
+def s3_store(s3_environment: str) -> "S3Path":
+    """An empty prefix of a bucket."""
+    import boto3
+    from everline.platform.volume import S3Path
+
+    boto3.client("s3").create_bucket(Bucket="everline-tests")
+    return S3Path("everline-tests", f"store-{secrets.token_hex(4)}")
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.slow)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> "Place":
+    """A folder to keep logs in: on the disk, then on S3."""
+    return tmp_path if request.param == "local" else request.getfixturevalue("s3_store")
 
 
 def encoded(index: int, defect: bool = False) -> bytes:

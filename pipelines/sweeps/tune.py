@@ -9,7 +9,7 @@ import click
 
 from ...methods.errors import StoreError
 from ...methods.registry import build, method
-from ...platform.log import LogReader, line_folder
+from ...platform.log import LogReader, has_log, line_folder
 from ...platform.settings import LineSettings, read_fleet
 from ..console import ERR, OUT, fleet_option, json_option, write_json
 from ..tracked import tracking_option
@@ -86,7 +86,7 @@ def tune(
     fleet = read_fleet(fleet_file)
     own = fleet.line(line)
     folder = line_folder(fleet.store, line)
-    if not folder.is_dir():
+    if not has_log(folder):
         raise StoreError(f"line {line} has no log in {fleet.store} yet: nothing was ever sent to it.")
     out = (out or Path(FOLDER, f"{line}-{time.strftime('%Y%m%d-%H%M%S')}")).absolute()
     place_of_data = out / "data" / line

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import pytest
 from everline.methods.errors import NoSpace, StoreError
-from everline.platform import log
+from everline.platform import log, volume
 from everline.platform.log import LogReader, LogWriter, verify
 from everline.platform.record import Record
 
@@ -294,7 +294,7 @@ def test_a_full_disk_refuses_and_works_again_when_there_is_room(tmp_path: Path) 
 def test_an_interrupted_append_gives_its_numbers_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    owner = os if where == "fdatasync" else log.segment
+    owner = os if where == "fdatasync" else volume
     real = getattr(owner, where)
 
     def interrupted(*args: Any) -> None:

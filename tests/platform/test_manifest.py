@@ -9,61 +9,67 @@ from typing import Any
 import pytest
 from everline.methods.errors import Corrupt, SecondWriter
 from everline.platform import manifest
-from everline.platform.manifest import Manifest, Shard, commit, fenced, latest, numbers, path_of, strangers
+from everline.platform.manifest import Manifest, Shard, commit, fenced, latest, manifest_name, numbers, strangers
+from everline.platform.volume import Place, volume_of
+
+
+def path_of(folder: Path, number: int) -> Path:
+    return folder / manifest_name(number)
+
 
 SHARD = Shard("shard-000000000000-00000001-0123abcd.arrow", 0, 64, 1000, 2**32 - 1)
 SEGMENT = "segment-000000000064-00000001-0123abcd.log"
 ONE = Manifest(1, 1, (SHARD,), (SEGMENT,))
 
 
-def test_a_folder_without_one_has_number_zero(tmp_path: Path) -> None:
-    assert latest(tmp_path) == latest(tmp_path / "missing") == Manifest()
+def test_a_folder_without_one_has_number_zero(place: Place) -> None:
+    assert latest(place) == latest(place / "missing") == Manifest()
 
 
-def test_what_is_committed_is_the_latest(tmp_path: Path) -> None:
-    commit(tmp_path, ONE)
-    assert latest(tmp_path) == ONE
-    commit(tmp_path, ONE.next(epoch=2))
-    assert latest(tmp_path) == replace(ONE, number=2, epoch=2)
+def test_what_is_committed_is_the_latest(place: Place) -> None:
+    commit(place, ONE)
+    assert latest(place) == ONE
+    commit(place, ONE.next(epoch=2))
+    assert latest(place) == replace(ONE, number=2, epoch=2)
 
 
-def test_a_taken_number_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
-    commit(tmp_path, ONE)
+def test_a_taken_number_is_refused_and_stays_as_it_is(place: Place) -> None:
+    commit(place, ONE)
     with pytest.raises(SecondWriter):
-        commit(tmp_path, replace(ONE, epoch=9))
-    assert latest(tmp_path) == ONE
-    assert [p.name for p in tmp_path.iterdir()] == [path_of(tmp_path, 1).name]
+        commit(place, replace(ONE, epoch=9))
+    assert latest(place) == ONE
+    assert volume_of(place).names() == [manifest_name(1)]
 
 
-def test_a_few_manifests_are_kept(tmp_path: Path) -> None:
+def test_a_few_manifests_are_kept(place: Place) -> None:
     now = ONE
     for _ in range(9):
-        commit(tmp_path, now)
+        commit(place, now)
         now = now.next()
-    assert numbers(tmp_path) == [6, 7, 8, 9]
-    assert len(list(tmp_path.iterdir())) == 4
+    assert numbers(place) == [6, 7, 8, 9]
+    assert len(volume_of(place).names()) == 4
 
 
-def test_a_writer_is_fenced_once_somebody_commits_after_it(tmp_path: Path) -> None:
-    commit(tmp_path, ONE)
-    assert not fenced(tmp_path, ONE)
+def test_a_writer_is_fenced_once_somebody_commits_after_it(place: Place) -> None:
+    commit(place, ONE)
+    assert not fenced(place, ONE)
     newer = ONE
     for _ in range(8):
         newer = newer.next()
-        commit(tmp_path, newer)
-        assert fenced(tmp_path, ONE)
-        assert not fenced(tmp_path, newer)
+        commit(place, newer)
+        assert fenced(place, ONE)
+        assert not fenced(place, newer)
 
 
-def test_a_commit_long_overtaken_changes_nothing(tmp_path: Path) -> None:
+def test_a_commit_long_overtaken_changes_nothing(place: Place) -> None:
     newer = ONE
     for _ in range(9):
-        commit(tmp_path, newer)
+        commit(place, newer)
         newer = newer.next(epoch=2)
     late = ONE.next()  # its number was free again: it is pruned at once, and its writer is fenced
-    commit(tmp_path, late)
-    assert latest(tmp_path).number == 9
-    assert fenced(tmp_path, late)
+    commit(place, late)
+    assert latest(place).number == 9
+    assert fenced(place, late)
 
 
 def test_any_flipped_bit_is_noticed(tmp_path: Path) -> None:
