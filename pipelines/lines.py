@@ -1,4 +1,4 @@
-"""`everline lines`, `versions`, `rollback` and `log verify`: looking at a fleet and its logs."""
+"""`everline lines`, `versions`, `rollback` and `log`: looking at a fleet and its logs."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,6 +16,7 @@ from ..platform.rebuild import Rebuilt, rebuild
 from ..platform.settings import Fleet, read_fleet
 from ..platform.tracking import prepare_tracking
 from ..platform.versions import Versions
+from . import log_export, log_speed
 from .console import ERR, OUT, fleet_option, json_option, progress, show_table, teller, write_json
 
 
@@ -99,6 +100,10 @@ def rollback(line: str, version: int | None, fleet_file: Path, json_file: Path |
 @click.group()
 def log() -> None:
     """Look into a line's log."""
+
+
+log.add_command(log_export.export)
+log.add_command(log_speed.speed)
 
 
 @log.command("verify")

@@ -19,7 +19,7 @@ COMMANDS = {  # name: (module, attribute, first line of its help)
     "down": ("up", "down", "Stop the lines of a fleet; they can be brought up again where they were."),
     "evaluate": ("evaluate", "evaluate", "Run a protocol with a method on folders of images."),
     "lines": ("lines", "lines", "The lines of a fleet and what they know."),
-    "log": ("lines", "log", "Look into a line's log: verify."),
+    "log": ("lines", "log", "A line's log: verify, export, speed."),
     "methods": ("methods", "methods", "The registered methods with their traits and parameters."),
     "pretrain": ("pretrain", "pretrain", "Make what a method starts from: teacher (efficientad), textures (draem)."),
     "promote": ("promote", "promote", "Make a line's candidate current, if its gate lets it through."),

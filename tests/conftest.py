@@ -24,6 +24,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["EVERLINE_TRACKING"] = "none"  # evaluations that are not about tracking; those that are say where
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How hard the log's crash test tries."""
+    parser.addoption("--kills", type=int, default=300, help="processes that tests/platform/test_log_faults.py kills")
+    parser.addoption("--kill-seed", type=int, help="their random numbers; new ones for each run unless given")
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray cluster for the whole run: logical CPUs may exceed real ones."""

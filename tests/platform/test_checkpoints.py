@@ -156,3 +156,16 @@ def test_another_writers_checkpoint_after_the_same_record_is_never_mixed_with_mi
     assert kept.latest() is not None
     (after,) = volume_of(place).folders()
     assert before != after
+
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "checkpoint-format-1"
+
+
+@pytest.mark.parametrize("kind", ["first", "random"])
+def test_checkpoints_of_format_1_are_read_for_ever(kind: str) -> None:
+    """With names as they first were, and with names that have a random part."""
+    found = Checkpoints(FIXTURE / kind).latest()
+    assert found is not None
+    seq, got, meta = found
+    assert (seq, meta) == (20, {"watermark": 20, "scores": [0.1, 1e-300]})
+    assert got.keys() == states(20).keys() and all(same(got[name], states(20)[name]) for name in got)

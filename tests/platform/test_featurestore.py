@@ -388,3 +388,10 @@ def test_the_pages_example_reads_a_store_without_everline(store: FeatureStore, t
     first = rows()[0][1]
     assert ran.stdout.splitlines()[0] == "20 images, each (3, 4, 5)"
     assert ran.stdout.splitlines()[1] == f"image 0 {first.mean().item():.4f}"
+
+
+def test_stores_of_format_1_are_read_for_ever() -> None:
+    store = FeatureStore(Path(__file__).parents[1] / "fixtures" / "features-format-1", KEY)
+    assert store.shape == (2, 1, 3) and store.ms_per_image == 1.5 and len(store) == 2
+    for n in range(2):
+        assert same(store.get(f"image {n}"), torch.arange(6, dtype=torch.float32).reshape(1, 2, 1, 3) / 8 + n)

@@ -19,8 +19,9 @@ from everline.methods.errors import ConfigError, Corrupt, SecondWriter, StoreErr
 from everline.platform import log, manifest, s3, segment, volume
 from everline.platform.log import LogReader, LogWriter, line_folder, verify
 from everline.platform.record import Record
+from everline.platform.shard import ShardFile
 from everline.platform.volume import Place, volume_of
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -380,6 +381,39 @@ def test_any_damaged_file_is_found(opened_here: Callable[..., LogWriter], tmp_pa
         path = max(copy.glob(f"{kind}-*")) if kind == "manifest" else rng.choice(sorted(copy.glob(f"{kind}-*")))
         edited(path, rng.randrange(path.stat().st_size))
         assert not verify(copy).ok
+
+
+@pytest.fixture(scope="module")
+def left_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards, a segment and four manifests, as a process leaves them that dies."""
+    folder = tmp_path_factory.mktemp("left") / "log"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log, "SEAL_RECORDS", 5)
+        writer = LogWriter.open(folder)
+        filled(writer, 13)
+        writer.append([image(13), Record("feedback", "word", data={"of": 2, "label": "ok"})])
+        writer.release()
+    return folder
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_flipped_bit_of_any_file_that_counts_is_found(left_log: Path, data: st.DataObject) -> None:
+    """All shards, the segment, and the newest manifest: older ones are there for readers still at work alone."""
+    newest = manifest.latest(left_log)
+    names = [*(s.file for s in newest.shards), *newest.segments, manifest.path_of(left_log, newest.number).name]
+    path = left_log / data.draw(st.sampled_from(names))
+    whole = path.read_bytes()
+    at, bit = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 7))
+    flipped = bytearray(whole)
+    flipped[at] ^= 1 << bit
+    try:
+        path.write_bytes(flipped)
+        ShardFile.forget(left_log)
+        assert not verify(left_log).ok
+    finally:
+        path.write_bytes(whole)
+        ShardFile.forget(left_log)
 
 
 @pytest.mark.parametrize("kind", ["shard", "segment"])

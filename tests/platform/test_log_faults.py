@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from everline.methods.errors import NoSpace, StoreError
@@ -20,20 +21,23 @@ from everline.platform import log, volume
 from everline.platform.log import LogReader, LogWriter, verify
 from everline.platform.record import Record
 
-KILLS, SEED = 30, 20_240_101
+ROUND = 10  # kills of one log; then another begins, so that looking at it stays cheap
 
 # A process that forks writers on request and tells each append that was acknowledged, until it is killed.
 WRITERS = """
 import os, random, sys
 from pathlib import Path
 from everline.platform import log
-from everline.platform.record import Record
+from everline.platform.record import Record, to_batch
 log.SEAL_RECORDS = 7
+to_batch([Record('image', 'warm')])  # Arrow looks for pandas the first time, which takes a second: once, not in each
+os.fsync = os.fdatasync = lambda file: None  # a killed process takes nothing from the system's memory with it
 for line in sys.stdin:
+    seed, folder = line.split()
     child = os.fork()
     if not child:
-        rng = random.Random(int(line))
-        writer = log.LogWriter.open(Path(sys.argv[1]))
+        rng = random.Random(int(seed))
+        writer = log.LogWriter.open(Path(folder))
         while True:
             numbers = range(writer.next_seq, writer.next_seq + rng.randint(1, 3))
             writer.append([Record('image', str(n), image=random.Random(n).randbytes(n * 37 % 3000)) for n in numbers])
@@ -44,34 +48,53 @@ for line in sys.stdin:
 """
 
 
-def test_acknowledged_records_survive_sigkill(tmp_path: Path) -> None:
-    rng, acknowledged = random.Random(SEED), -1
-    command = [sys.executable, "-c", WRITERS, str(tmp_path / "a")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as writers:
+def test_acknowledged_records_survive_sigkill(
+    tmp_path: Path, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kills = pytestconfig.getoption("--kills")
+    seed = pytestconfig.getoption("--kill-seed")
+    seed = secrets.randbits(32) if seed is None else seed
+    with capsys.disabled():
+        sys.stdout.write(f"\n{kills} kills, --kill-seed {seed} ")
+    rng, acknowledged, in_all = random.Random(seed), -1, 0
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITERS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as writers:
         assert writers.stdin and writers.stdout
-        for kill in range(KILLS):
-            writers.stdin.write(f"{kill}\n")
-            told = iter(writers.stdout.readline, "")
-            pid = 0
-            for line in told:
-                if line.startswith("pid"):
-                    pid = int(line.split()[1])
-                elif line.startswith("dead"):
-                    break
-                else:
-                    acknowledged = int(line)
-                if pid and rng.random() < 0.1:
-                    time.sleep(rng.random() * 0.003)
-                    os.kill(pid, signal.SIGKILL)
-                    pid = 0
-            found = list(LogReader(tmp_path / "a").records())
-            assert acknowledged < len(found) <= acknowledged + 4, f"kill {kill} of seed {SEED}"
+        for kill in range(kills):
+            folder = tmp_path / str(kill // ROUND)
+            if kill % ROUND == 0:
+                acknowledged = -1
+            writers.stdin.write(f"{rng.randrange(2**32)} {folder}\n")
+            acknowledged = killed(writers.stdout, rng, acknowledged)
+            found = list(LogReader(folder).records())
+            assert acknowledged < len(found) <= acknowledged + 4, f"kill {kill} of --kill-seed {seed}"
             assert all(r.image == random.Random(n).randbytes(n * 37 % 3000) for n, r in enumerate(found))
+            in_all += len(found) - 1 - acknowledged
             acknowledged = len(found) - 1  # not acknowledged, but there: it stays
+            if kill % ROUND == ROUND - 1 or kill == kills - 1:
+                LogWriter.open(folder).close()
+                assert verify(folder).ok and verify(folder).unique == acknowledged + 1
+                in_all += acknowledged
         writers.stdin.close()
-    assert acknowledged > KILLS
-    LogWriter.open(tmp_path / "a").close()
-    assert verify(tmp_path / "a").unique == acknowledged + 1
+    assert in_all > kills
+
+
+def killed(told: IO[str], rng: random.Random, acknowledged: int) -> int:
+    """Kills the writer that was just asked for at a random moment; the last record that it acknowledged."""
+    pid, patience = 0, rng.choice((0.1, 0.3, 0.9))
+    for line in iter(told.readline, ""):
+        if line.startswith("pid"):
+            pid = int(line.split()[1])
+        elif line.startswith("dead"):
+            return acknowledged
+        else:
+            acknowledged = int(line)
+        if pid and rng.random() < patience:
+            time.sleep(rng.random() * 0.002)
+            os.kill(pid, signal.SIGKILL)
+            pid = 0
+    raise AssertionError("the process that makes writers has ended")
 
 
 class Died(BaseException):

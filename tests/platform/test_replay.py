@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +17,10 @@ from everline.platform import log, replay
 from everline.platform.log import LogReader, LogWriter
 from everline.platform.record import Record
 from everline.platform.replay import ReplayMemory
-from everline.platform.selection import POLICIES
+from everline.platform.selection import POLICIES, Selection
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 
 @pytest.fixture(autouse=True)
@@ -388,3 +390,77 @@ def test_the_checkpoint_of_a_herd_is_small(opened: Callable[..., ReplayMemory]) 
     for n in range(60):
         memory.offer(b"x", f"i{n}", "a", None, np.full(256, n / 7, dtype=np.float32))
     assert len(json.dumps(memory.checkpoint())) < 50 * (100 + 5.4 * 256) + 3000
+
+
+class Model(RuleBasedStateMachine):
+    """The memory against a dict of images, and the pure selection for who stays."""
+
+    @initialize(policy=st.sampled_from(POLICIES), capacity=st.integers(1, 6), seed=st.integers(0, 9))
+    def start(self, policy: str, capacity: int, seed: int) -> None:
+        self.holder = tempfile.TemporaryDirectory()
+        self.settings = capacity, policy, seed
+        self.memory = ReplayMemory.open(Path(self.holder.name), *self.settings)
+        self.model = Selection(*self.settings)
+        self.images: dict[int, bytes] = {}
+        self.saved = self.memory.checkpoint(), self.model.pack()
+
+    @rule(image=st.binary(max_size=40), task=st.sampled_from("abc"), score=st.integers(-3, 3))
+    def offer(self, image: bytes, task: str, score: int) -> None:
+        descriptor = np.float32([score, len(image)])
+        new = self.model.item("id", task, len(image), score / 2, descriptor)
+        goes = self.model.goes(new)
+        self.model.take(new, goes)
+        self.images[new.number] = image
+        taken = self.memory.offer(image, "id", task, score / 2, descriptor)
+        assert taken == (new.number in [item.number for item in self.model.items])
+
+    @rule(count=st.integers(0, 8))
+    def draw(self, count: int) -> None:
+        drawn = self.memory.draw(count)
+        held = {item.number for item in self.model.items}
+        assert len(drawn) == len({r.seq for r in drawn}) == min(count, len(held))
+        assert all(r.seq in held and r.image == self.images[r.seq] for r in drawn)
+
+    @rule()
+    def checkpoint(self) -> None:
+        self.saved = through_json(self.memory.checkpoint()), through_json(self.model.pack())
+
+    @rule(whole=st.booleans())
+    def end_and_go_on(self, whole: bool) -> None:
+        """Closed or died; what came behind the last checkpoint is forgotten."""
+        self.memory.close() if whole else self.memory.release()
+        self.memory = ReplayMemory.open(Path(self.holder.name), *self.settings, self.saved[0])
+        self.model = Selection.unpack(self.saved[1])
+
+    @invariant()
+    def same(self) -> None:
+        if hasattr(self, "memory"):
+            held = [(item.number, item.task) for item in self.model.items]
+            assert [(r.seq, r.task) for r in self.memory.all()] == held
+            assert all(r.image == self.images[r.seq] for r in self.memory.all())
+            assert self.memory.nbytes == sum(len(self.images[number]) for number, _ in held)
+            assert len(generations(self.memory)) <= 3
+
+    def teardown(self) -> None:
+        if hasattr(self, "holder"):
+            self.memory.release()
+            self.holder.cleanup()
+
+
+@pytest.mark.slow
+def test_does_as_its_model_does() -> None:
+    steps = settings(
+        max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    )  # fmt: skip
+    run_state_machine_as_test(Model, settings=steps)
+
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "replay-format-1"
+
+
+def test_memories_of_format_1_are_read_for_ever(tmp_path: Path) -> None:
+    shutil.copytree(FIXTURE / "memory", tmp_path / "memory")
+    at, wanted = (json.loads((FIXTURE / f"{name}.json").read_text()) for name in ("checkpoint", "expected"))
+    with ReplayMemory.open(tmp_path / "memory", 6, "herding", 7, at) as memory:
+        assert [[r.seq, r.id, r.task, (r.image or b"").hex()] for r in memory.all()] == wanted["held"]
+        assert [r.seq for r in memory.draw(4)] == wanted["drawn"]
