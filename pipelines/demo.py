@@ -29,7 +29,7 @@ from ..methods.registry import build
 from ..platform.actor import answer, insist, start_line
 from ..platform.cluster import connect, disconnect
 from ..platform.images import prepare
-from ..platform.line import Line, Scorer, embed_image
+from ..platform.line import Scorer, embed_image
 from ..platform.log import LogReader, line_folder
 from ..platform.reach import Reach
 from ..platform.settings import Fleet, LineSettings, read_fleet
@@ -40,6 +40,7 @@ from .console import ERR, progress, write_json
 from .datasets import Sample, read_elpv, split_stream
 from .demo_report import Judged, choose, show_summary, write_demo_report
 from .feed import Fed, feed, image_id
+from .undisturbed import undisturbed
 
 MARKER = ".everline-demo"
 PARTS = (10, 25, 50, 100, 200, 300, 400, 600, 800)
@@ -281,41 +282,8 @@ def _embed_held_out(files: list[Path], settings: LineSettings) -> np.ndarray:
 @ray.remote(num_cpus=0)
 def _undisturbed(name: str, settings: LineSettings, files: list[Path], store: Path) -> str:
     """The digest of a line that inspects the same stream in a store of its own and is never disturbed."""
-    line = Line(name, settings, store, Kept())
-    for path in files:
-        data = path.read_bytes()
-        line.inspect(data, image_id(path.name, data))
-    found = line.digest()
-    line.close()
-    return found
-
-
-class Kept:
-    """Versions kept in memory: for a line that is only run to be compared with."""
-
-    def __init__(self) -> None:
-        self._versions: list[tuple[Any, Any]] = []
-
-    def publish(self, state: Any, calibration: Any, *, watermark: int, key: str, tags: dict[str, str]) -> int:
-        """Keeps it and returns its number, from 1."""
-        self._versions.append((state, calibration))
-        return len(self._versions)
-
-    def load(self, version: int) -> tuple[Any, Any]:
-        """What `publish` was given."""
-        return self._versions[version - 1]
-
-    def target(self, version: int | None = None) -> int:
-        """Nobody rolls such a line back."""
-        raise NotImplementedError
-
-    def current(self) -> int | None:
-        """The newest."""
-        return len(self._versions) or None
-
-    def rollback(self, version: int | None = None) -> int:
-        """Nobody rolls such a line back."""
-        raise NotImplementedError
+    images = ((data, image_id(path.name, data)) for path in files for data in (path.read_bytes(),))
+    return undisturbed(name, settings, images, store)
 
 
 def _parts(count: int) -> list[tuple[int, int]]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from everline.methods.errors import ConfigError
-from everline.pipelines.demo import Kept, fresh_fleet
+from everline.pipelines.demo import fresh_fleet
 from everline.pipelines.demo_report import choose
+from everline.pipelines.undisturbed import Kept
 
 
 def test_only_a_folder_of_an_earlier_demo_is_emptied(tmp_path: Path) -> None:

@@ -1,0 +1,52 @@
+"""A short soak: processes killed, the store slow; nothing is lost, nothing learned twice."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from everline.pipelines.slow_store import Weather
+from everline.pipelines.soak import slope
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", [[], ["--s3", "--slow-s", "4"]], ids=["disk", "s3"])
+def test_killed_lines_on_a_slow_store_end_as_lines_that_were_left_alone(
+    store: list[str], parts: list[bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "parts").mkdir()
+    for number, part in enumerate(parts):
+        (tmp_path / f"parts/{number:02}.png").write_bytes(part)
+    words = ["--data", "parts", "--images", "120", "--kill-every", "35", "--set", "size=64", "memory=100", *store]
+    command = [sys.executable, "-m", "everline.pipelines.soak", *words, "--json", "found.json"]
+    environment = {**os.environ, "RAY_ADDRESS": "local"}
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads((tmp_path / "found.json").read_text("utf-8"))
+    assert sum(row["kills"] for row in found["lines"]) == 3
+    for row in found["lines"]:
+        assert (row["sent"], row["lost"], row["learned_twice"]) == (60, 0, 0)
+        assert row["log_ok"] and row["same_as_its_log"] and row["same_as_undisturbed"]
+        assert row["versions"] >= 1
+    assert (found["slow_spells"], found["slowed_requests"] > 0) == (2, bool(store))
+
+
+def test_a_store_is_slow_for_a_while_and_refuses_a_part_of_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("everline.pipelines.slow_store.DELAY_S", 0.0)
+    weather = Weather(0.3)
+    assert not any(weather.refuses() for _ in range(20))
+    weather.begin()
+    refused = [weather.refuses() for _ in range(100)]
+    assert 20 < sum(refused) < 80 and weather.slowed == 100
+    time.sleep(0.4)
+    assert not weather.refuses()
+
+
+def test_memory_grows_by_the_slope_of_a_line_through_all_looks() -> None:
+    images = np.arange(0, 500, 50)
+    assert slope(np.stack([images, 800 + 0.02 * images], 1)) == 20.0
+    assert slope(np.array([[0, 1.0], [50, 2.0]])) is None
