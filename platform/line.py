@@ -8,14 +8,14 @@ loads the last checkpoint and applies the records behind it: the state is what i
 import logging
 import time
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..methods.detector import Detector, State
-from ..methods.errors import ConfigError, StateError, TrackingError, UnknownVersion
+from ..methods.errors import ConfigError, StateError, StoreError, TrackingError, UnknownVersion
 from ..methods.registry import restore
 from .calibration import Calibration
 from .checkpoints import Checkpoints
@@ -23,6 +23,7 @@ from .fold import Fold, Publish
 from .images import prepare
 from .log import LogReader, LogWriter, line_folder
 from .record import Record
+from .retention import Keep, first_needed
 from .settings import LineSettings
 from .statefiles import digest
 from .volume import Place
@@ -43,6 +44,8 @@ class Publisher(Protocol):
     def load(self, version: int) -> tuple[State, Calibration]: ...
 
     def current(self) -> int | None: ...
+
+    def live(self) -> dict[int, int]: ...
 
     def target(self, version: int | None = None) -> int: ...
 
@@ -104,6 +107,8 @@ class Line:
         torch.set_num_threads(settings.threads)
         self.name, self.settings, self.versions = name, settings, versions
         self.folder = line_folder(store, name)
+        self.keep = Keep(settings.keep_days, settings.keep_images, round(settings.keep_gib * 2**30))
+        self.needed_from = 0  # the first record whose image must stay, as far as was looked
         self.writer = LogWriter.open(self.folder)
         try:
             self.reader = LogReader(self.folder)
@@ -222,10 +227,32 @@ class Line:
         if self._outbox or self.broken:
             return
         states, meta = self.fold.pack()
+        needed = self._watermarks() if self.keep else []
         try:
-            self.checkpoints.save(self.fold.watermark, states, meta)
+            self.checkpoints.save(self.fold.watermark, states, meta, needed)
         except OSError as error:  # costs only time, at the next recovery
             log.warning("line %s: no checkpoint: %s", self.name, error)
+            return
+        self._tend(needed)
+
+    def _tend(self, watermarks: list[int] | None) -> None:
+        """One step of tidying the log: small shards become one, or one old shard loses its images."""
+        try:
+            if self.writer.merge() or not self.keep or watermarks is None:
+                return
+            self.needed_from = first_needed(self.checkpoints.numbers(), watermarks)
+            self.writer.trim(self.keep, self.needed_from, time.time_ns())
+        except (StoreError, OSError) as error:  # the records are safe where they are; there is a next time
+            log.warning("line %s: its log was not tidied: %s", self.name, error)
+
+    def _watermarks(self) -> list[int] | None:
+        """Of versions in use and of the candidate on probation; None where MLflow does not say."""
+        try:
+            live = list(self.versions.live().values())
+        except TrackingError as error:
+            log.warning("line %s: all checkpoints are kept for now: %s", self.name, error)
+            return None
+        return live + ([self.fold.candidate.watermark] if self.fold.candidate else [])
 
     def status(self) -> dict[str, Any]:
         """Plain values for tables, HTTP and JSON."""
@@ -241,6 +268,7 @@ class Line:
             "threshold": scorer.calibration.threshold if scorer else None,
             "false_reject_rate": self.settings.false_reject_rate,
             "state_bytes": learner.state().nbytes,
+            "images_from": self.writer.images_from,
             "epoch": self.writer.epoch,
         }
 
@@ -338,7 +366,10 @@ class Line:
                 log.warning("line %s: folding the whole log again, since %s", self.name, error)
                 self.fold = self._fresh_fold()
         undone: dict[str, Publish] = {}
+        lost = 0
         for record in self.reader.records(after=self.fold.watermark):
+            if record.kind == "image" and record.admitted and record.image is None:
+                record, lost = replace(record, admitted=False), lost + 1
             ready = self.fold.apply(record, self._embed)
             if ready is not None:
                 undone = {self._key(ready): ready}  # an older one that never went out is superseded
@@ -346,6 +377,13 @@ class Line:
                 undone.pop(record.data.get("key", ""), None)
             elif record.kind == "rollback":
                 undone.clear()
+        if lost:
+            log.warning(
+                "line %s: folded without %d old images, whose bytes were dropped (keep_days, keep_images, keep_gib): "
+                "the learner begins with the first image that is left",
+                self.name,
+                lost,
+            )
         if self.fold.current is not None:
             try:
                 kept = self.versions.load(self.fold.current)

@@ -26,6 +26,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "data": (dict,),
     "seq": (int,),
 }
+_JSON = json.JSONEncoder(allow_nan=False, separators=(",", ":"))  # `dumps` would make one for each call
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -71,7 +72,7 @@ class Record:
 def plain_json(data: dict[str, Any]) -> str:
     """JSON of plain values. Raises ConfigError for anything else, and for NaN."""
     try:
-        return json.dumps(data, allow_nan=False, separators=(",", ":"))
+        return _JSON.encode(data)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"record: `data` must be plain JSON without NaN: {error}.") from error
 

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from everline.methods.errors import (
     UnknownVersion,
 )
 from everline.methods.registry import build
+from everline.platform import log
 from everline.platform.calibration import Calibration
 from everline.platform.line import Line, embed_image
 from everline.platform.log import LogReader, LogWriter, verify
@@ -33,6 +35,7 @@ class Shelf:
     def __init__(self) -> None:
         self.kept: dict[str, tuple[State, Calibration]] = {}
         self.alias: int | None = None
+        self.watermarks: list[int] = []
         self.down = False
 
     def publish(
@@ -40,6 +43,7 @@ class Shelf:
     ) -> int:
         if self.down:
             raise TrackingError("down")
+        self.watermarks += [] if key in self.kept else [watermark]
         self.kept.setdefault(key, (state, calibration))
         self.alias = list(self.kept).index(key) + 1
         return self.alias
@@ -49,6 +53,11 @@ class Shelf:
 
     def current(self) -> int | None:
         return self.alias
+
+    def live(self) -> dict[int, int]:
+        if self.down:
+            raise TrackingError("down")
+        return {self.alias: self.watermarks[self.alias - 1]} if self.alias else {}
 
     def target(self, version: int | None = None) -> int:
         number = version if version is not None else (self.alias or 0) - 1
@@ -451,3 +460,55 @@ def test_a_full_disk_refuses_the_image_and_keeps_the_rest(
     send(line, 3, 4)
     assert verify(line.folder).inspected == 4
     assert line.status()["records"] == 4
+
+
+def test_old_images_go_and_the_line_goes_on(opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints, versions and recovery with `keep_images`: equal bits to a line that keeps all."""
+    monkeypatch.setattr(log, "SEAL_RECORDS", 5)
+    kept, shelf = Shelf(), Shelf()
+    frugal = replace(SETTINGS, checkpoint_every=5, keep_images=10)
+    whole, line = opened(kept, "whole"), opened(shelf, settings=frugal)
+    for n, data in enumerate(STREAM):
+        whole.inspect(data, f"i{n}")
+        line.inspect(data, f"i{n}")
+        if n % 20 == 19:
+            line.writer.release()  # dies
+            line = opened(shelf, settings=frugal)
+            assert line.digest() == whole.digest()
+    assert 0 < line.status()["images_from"] <= line.needed_from
+    assert list(kept.kept) == list(shelf.kept)
+    (mark,) = shelf.live().values()
+    base = line.checkpoints.latest(upto=mark)
+    assert base is not None and line.writer.images_from <= base[0] + 1  # the current version can be made again
+    assert verify(line.folder).unique == len(STREAM)
+    assert line.inspect(STREAM[0], "i0").duplicate
+
+
+def test_while_mlflow_is_away_no_image_and_no_checkpoint_goes(
+    opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "SEAL_RECORDS", 5)
+    shelf = Shelf()
+    line = opened(shelf, settings=replace(SETTINGS, checkpoint_every=5, keep_images=5))
+    shelf.down = True
+    for n in range(20):
+        line.inspect(STREAM[n], f"i{n}")
+    line.settle()
+    assert line.writer.images_from == 0 and line.checkpoints.numbers() == [4, 9, 14, 19]
+
+
+def test_another_method_begins_with_the_images_that_are_left(
+    opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(log, "SEAL_RECORDS", 5)
+    shelf = Shelf()
+    frugal = replace(SETTINGS, checkpoint_every=5, keep_images=5)
+    line = opened(shelf, settings=frugal)
+    for n in range(24):  # before the first version
+        line.inspect(STREAM[n], f"i{n}")
+    line.close()
+    cut = line.writer.images_from
+    assert cut > 0
+    line = opened(shelf, settings=replace(frugal, params={"size": 32}))
+    assert line.fold.learner.images_learned == 24 - cut
+    assert "begins with the first image that is left" in caplog.text
