@@ -108,7 +108,6 @@ class Line:
         self.name, self.settings, self.versions = name, settings, versions
         self.folder = line_folder(store, name)
         self.keep = Keep(settings.keep_days, settings.keep_images, round(settings.keep_gib * 2**30))
-        self.needed_from = 0  # the first record whose image must stay, as far as was looked
         self.writer = LogWriter.open(self.folder)
         try:
             self.reader = LogReader(self.folder)
@@ -240,8 +239,8 @@ class Line:
         try:
             if self.writer.merge() or not self.keep or watermarks is None:
                 return
-            self.needed_from = first_needed(self.checkpoints.numbers(), watermarks)
-            self.writer.trim(self.keep, self.needed_from, time.time_ns())
+            needed = first_needed(self.checkpoints.numbers(), watermarks)
+            self.writer.trim(self.keep, needed, time.time_ns())
         except (StoreError, OSError) as error:  # the records are safe where they are; there is a next time
             log.warning("line %s: its log was not tidied: %s", self.name, error)
 
