@@ -54,7 +54,7 @@ class Record:
     def __post_init__(self) -> None:
         for name, types in _TYPES.items():
             value = getattr(self, name)
-            if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            if type(value) not in types and (not isinstance(value, types) or isinstance(value, bool)):
                 kinds = " or ".join(kind.__name__ for kind in types)
                 raise ConfigError(f"record {self.id!r}: {name} must be {kinds}, got {type(value).__name__}.")
             if isinstance(value, int) and value not in _INT64:
@@ -120,6 +120,8 @@ def from_batch(batch: pa.RecordBatch) -> Iterator[Record]:
 
 def _utf8(text: str) -> bool:
     """Whether UTF-8 can hold it: half a surrogate pair it cannot."""
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
