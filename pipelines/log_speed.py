@@ -26,12 +26,14 @@ REPEATS = 20  # of the random reading; its figures are medians
 
 @dataclass(frozen=True)
 class Step:
-    """seconds of the whole step; rss_mib of the process before and after; ratio to the seconds of `beside`."""
+    """seconds of the whole step; ratio to those of `beside`. Memory of the process before and after: rss_mib is all of
+    it, own_mib what is left without files that are mapped, which the system takes back when it needs room.
+    """
 
     what: str
     seconds: float
-    before_mib: float
-    after_mib: float
+    rss_mib: tuple[float, float]
+    own_mib: tuple[float, float]
     ratio: float | None = None
     beside: str | None = None
 
@@ -58,8 +60,9 @@ def speed(records: int, size: int, batch: int, reads: int, at: Path, json_file: 
     write_json([asdict(step) for step in steps], json_file)
     if str(json_file) != "-":
         title = f"a log of {records} records, images of {size} bytes, {batch} records an append"
-        columns = ["", "seconds", "MiB before", "MiB after", "ratio", "to"]
-        show_table(title, columns, [list(asdict(step).values()) for step in steps])
+        columns = ["", "seconds", "RSS, MiB", "of it own, MiB", "ratio", "to"]
+        rows = [(s.what, s.seconds, _change(s.rss_mib), _change(s.own_mib), s.ratio, s.beside) for s in steps]
+        show_table(title, columns, rows)
 
 
 def timed(
@@ -130,7 +133,8 @@ def _reads(reader: LogReader, wanted: list[list[int]], body: bytes) -> Step:
         times.append(time.perf_counter() - start)
         if [r.image for r in found] != [made(n, body).image for n in numbers]:
             raise StoreError("the log gave other images than it was given; its times say nothing.")
-    return Step(f"{len(wanted[0])} images read at random", float(np.median(times)), before, _mib())
+    rss, own = zip(before, _mib(), strict=True)
+    return Step(f"{len(wanted[0])} images read at random", float(np.median(times)), rss, own)
 
 
 def _scan(reader: LogReader, records: int) -> None:
@@ -142,10 +146,17 @@ def _step(what: str, work: Callable[[], Any], beside: Step | None = None) -> Ste
     before, start = _mib(), time.perf_counter()
     told = work()
     seconds = told if isinstance(told, float) else time.perf_counter() - start
+    rss, own = zip(before, _mib(), strict=True)
     if beside is None:
-        return Step(what, seconds, before, _mib())
-    return Step(what, seconds, before, _mib(), seconds / beside.seconds, beside.what)
+        return Step(what, seconds, rss, own)
+    return Step(what, seconds, rss, own, seconds / beside.seconds, beside.what)
 
 
-def _mib() -> float:
-    return float(psutil.Process().memory_info().rss) / 2**20
+def _change(mib: tuple[float, float]) -> str:
+    return f"{mib[0]:.0f} to {mib[1]:.0f}"
+
+
+def _mib() -> tuple[float, float]:
+    """Resident, and of it what is no mapped file."""
+    found = psutil.Process().memory_info()
+    return found.rss / 2**20, (found.rss - getattr(found, "shared", 0)) / 2**20

@@ -39,6 +39,10 @@ class Kept:
         """Nobody rolls such a line back."""
         raise NotImplementedError
 
+    def live(self) -> dict[int, int]:
+        """Nobody makes such a version again."""
+        return {}
+
     def current(self) -> int | None:
         """The newest."""
         return len(self._versions) or None

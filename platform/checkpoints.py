@@ -5,15 +5,16 @@ import json
 import logging
 import re
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 from ..methods.detector import State
 from ..methods.errors import ConfigError, Corrupt
+from .retention import bases
 from .statefiles import canonical, load_state, save_state
 from .volume import Place, volume_of
 
 log = logging.getLogger("everline.checkpoints")
-KEPT = 2
 LIST = "checkpoint.json"
 _NAME = re.compile(r"[a-z]+")
 _FOLDER = re.compile(r"[0-9]{12}(?:-[0-9a-f]{8})?")  # format 1 had no random part
@@ -22,12 +23,16 @@ _FOLDER = re.compile(r"[0-9]{12}(?:-[0-9a-f]{8})?")  # format 1 had no random pa
 class Checkpoints:
     """SEQ-RANDOM/state-NAME.safetensors, state-NAME.json, ..., and last checkpoint.json: without it, it is none."""
 
-    def __init__(self, folder: Place, kept: int | None = KEPT) -> None:
-        """kept: how many `save` leaves; None: all, until they are removed."""
-        self.folder, self.kept, self._volume = folder, kept, volume_of(folder)
+    def __init__(self, folder: Place) -> None:
+        self.folder, self._volume = folder, volume_of(folder)
 
-    def save(self, seq: int, states: dict[str, State], meta: dict[str, Any]) -> None:
-        """Saves what is known after record `seq`; keeps the last `kept`. Raises OSError (older ones are intact)."""
+    def save(
+        self, seq: int, states: dict[str, State], meta: dict[str, Any], watermarks: Sequence[int] | None = ()
+    ) -> None:
+        """Saves what is known after record `seq`; keeps the last two. Raises OSError, with the older ones intact.
+
+        watermarks: of versions that must be made again from checkpoints, which are kept too; None: all are kept.
+        """
         if not all(_NAME.fullmatch(name) for name in states):
             raise ConfigError(f"checkpoint: names of states are small letters, got {sorted(states)}.")
         if seq < 0:  # nothing to come back to
@@ -43,17 +48,27 @@ class Checkpoints:
         target.sync()
         self._volume.sync()
         whole = {other: found for found, other in self._found() if found != seq} | {name: seq}
-        left = sorted(whole, key=lambda other: whole[other])[-self.kept :] if self.kept else whole
+        found = bases(whole.values(), watermarks) if watermarks is not None else set(whole.values())
+        left = {other for other, number in whole.items() if number in found}
         for other in self._volume.folders():
             if _FOLDER.fullmatch(other) and other not in left:
                 volume_of(self.folder / other).remove_all()
 
-    def latest(self, records: int | None = None) -> tuple[int, dict[str, State], dict[str, Any]] | None:
+    def numbers(self) -> list[int]:
+        """After which records there are checkpoints, oldest first. Raises OSError."""
+        return sorted({seq for seq, _ in self._found()})
+
+    def latest(
+        self, records: int | None = None, upto: int | None = None
+    ) -> tuple[int, dict[str, State], dict[str, Any]] | None:
         """The newest whole one: (seq, states, meta); a broken one is passed over for the one before.
 
         records: how many the log holds; a checkpoint of more than those (the log lost its end) is passed over too.
+        upto: none that has seen a later record than this, which is where a version is made again from.
         """
         for seq, name in reversed(self._found()):
+            if upto is not None and seq > upto:
+                continue
             try:
                 if records is not None and seq >= records:
                     raise Corrupt(f"it has seen record {seq}, the log has {records} records")
@@ -73,10 +88,6 @@ class Checkpoints:
         for name in self._volume.folders():
             if _FOLDER.fullmatch(name) and int(name[:12]) == seq:
                 volume_of(self.folder / name).remove_all()
-
-    def seqs(self) -> list[int]:
-        """Numbers of those that are there, in order."""
-        return sorted({seq for seq, _ in self._found()})
 
     def _checked(self, seq: int, name: str) -> tuple[dict[str, State], dict[str, Any]]:
         try:

@@ -20,7 +20,7 @@ class Waiting:
     """A queue on disk; an entry's number is that of its `due` record."""
 
     def __init__(self, folder: Place) -> None:
-        self._disk = Checkpoints(folder, kept=None)
+        self._disk = Checkpoints(folder)
         self._memory: dict[int, tuple[Publish, dict[str, str]]] = {}  # what the disk would not take
         self.numbers: list[int] = []
 
@@ -36,7 +36,7 @@ class Waiting:
         """At the end. A disk that is full keeps it in memory: it takes no images either, so they stay few."""
         plain = {"key": ready.key, "watermark": ready.watermark, "calibration": ready.calibration.to_json()}
         try:
-            self._disk.save(number, {"version": ready.state}, {**plain, "tags": tags})
+            self._disk.save(number, {"version": ready.state}, {**plain, "tags": tags}, None)
         except OSError as error:
             log.warning("%s: a version waits in memory: %s", self._disk.folder, error)
             self._memory[number] = ready, tags
@@ -44,7 +44,7 @@ class Waiting:
 
     def take(self, number: int) -> bool:
         """Adds one that another process has put here; False where it is not here, or not whole."""
-        if number not in self._disk.seqs():
+        if number not in self._disk.numbers():
             return False
         try:
             self._load(number)
@@ -66,7 +66,7 @@ class Waiting:
 
     def tidy(self) -> None:
         """Removes from the disk what does not wait any more."""
-        for number in set(self._disk.seqs()) - set(self.numbers):
+        for number in set(self._disk.numbers()) - set(self.numbers):
             self._disk.remove(number)
 
     def _load(self, number: int) -> tuple[Publish, dict[str, str]]:

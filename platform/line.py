@@ -10,14 +10,14 @@ import platform
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..methods.detector import Detector, State
-from ..methods.errors import ConfigError, Corrupt, StateError, TrackingError, UnknownVersion
+from ..methods.errors import ConfigError, Corrupt, StateError, StoreError, TrackingError, UnknownVersion
 from ..methods.registry import restore
 from .calibration import Calibration
 from .checkpoints import Checkpoints
@@ -26,6 +26,7 @@ from .fold import Fold, Publish
 from .images import prepare
 from .log import LogReader, LogWriter, line_folder
 from .record import Record
+from .retention import Keep, first_needed
 from .settings import LineSettings
 from .statefiles import digest
 from .volume import Place
@@ -48,6 +49,8 @@ class Publisher(Protocol):
     def load(self, version: int) -> tuple[State, Calibration]: ...
 
     def current(self) -> int | None: ...
+
+    def live(self) -> dict[int, int]: ...
 
     def target(self, version: int | None = None) -> int: ...
 
@@ -109,6 +112,7 @@ class Line:
         torch.set_num_threads(settings.threads)
         self.name, self.settings, self.versions = name, settings, versions
         self.folder = line_folder(store, name)
+        self.keep = Keep(settings.keep_days, settings.keep_images, round(settings.keep_gib * 2**30))
         self.writer = LogWriter.open(self.folder)
         try:
             self.reader = LogReader(self.folder)
@@ -116,9 +120,7 @@ class Line:
             self.checkpoints = Checkpoints(self.folder / "checkpoints")
             self.fold = self._fresh_fold()
             self.scorer: Scorer | None = None
-            self._kept = Checkpoints(
-                self.folder / "current", kept=None
-            )  # the current version, for an MLflow that is down
+            self._kept = Checkpoints(self.folder / "current")  # the current version, for an MLflow that is down
             self._features: OrderedDict[int, Tensor] = OrderedDict()  # of records that are not applied yet
             self._pending: list[Record] = []
             self._fresh: Publish | None = None  # due by the record applied last
@@ -245,11 +247,35 @@ class Line:
         # A `due` record that is not applied yet is found behind the checkpoint.
         meta["waiting"] = [number for number in self._waiting.numbers if number <= self.fold.watermark]
         meta["made_on"] = self._made_on
+        needed = self._watermarks() if self.keep else []
         try:
-            self.checkpoints.save(self.fold.watermark, states, meta)
+            self.checkpoints.save(self.fold.watermark, states, meta, needed)
             self._waiting.tidy()
         except OSError as error:  # costs only time, at the next recovery
             log.warning("line %s: no checkpoint: %s", self.name, error)
+            return
+        self._tend(needed)
+
+    def _tend(self, watermarks: list[int] | None) -> None:
+        """One step of tidying the log: small shards become one, or one old shard loses its images."""
+        try:
+            if self.writer.merge() or not self.keep or watermarks is None:
+                return
+            needed = first_needed(self.checkpoints.numbers(), watermarks)
+            self.writer.trim(self.keep, needed, time.time_ns())
+        except (StoreError, OSError) as error:  # the records are safe where they are; there is a next time
+            log.warning("line %s: its log was not tidied: %s", self.name, error)
+
+    def _watermarks(self) -> list[int] | None:
+        """Of versions in use and of the candidate on probation; None where MLflow does not say, or has not heard."""
+        if self._waiting:
+            return None
+        try:
+            live = list(self.versions.live().values())
+        except TrackingError as error:
+            log.warning("line %s: all checkpoints are kept for now: %s", self.name, error)
+            return None
+        return live + ([self.fold.candidate.watermark] if self.fold.candidate else [])
 
     def status(self) -> dict[str, Any]:
         """Plain values for tables, HTTP and JSON."""
@@ -266,6 +292,7 @@ class Line:
             "false_reject_rate": self.settings.false_reject_rate,
             "state_bytes": learner.state().nbytes,
             "versions_waiting": len(self._waiting),
+            "images_from": self.writer.images_from,
             "epoch": self.writer.epoch,
         }
 
@@ -363,7 +390,7 @@ class Line:
         self.scorer = scorer
         try:
             self._kept.save(scorer.version, {"current": state}, {"calibration": scorer.calibration.to_json()})
-            for other in set(self._kept.seqs()) - {scorer.version}:
+            for other in set(self._kept.numbers()) - {scorer.version}:
                 self._kept.remove(other)
         except OSError as error:
             log.warning("line %s: no copy of version %d: %s", self.name, scorer.version, error)
@@ -405,7 +432,10 @@ class Line:
         """Last checkpoint, then the records behind it; then whatever was decided but not carried out."""
         self._resume()
         lost: dict[str, int] = {}
+        gone = 0
         for record in self.reader.records(after=self.fold.watermark):
+            if record.kind == "image" and record.admitted and record.image is None:
+                record, gone = replace(record, admitted=False), gone + 1
             self._fresh = self._applied(record) or self._fresh  # one that never went out is superseded
             if record.kind == "due" and not self._due_again(record):
                 lost[record.data["key"]] = record.seq
@@ -418,6 +448,13 @@ class Line:
                 self._waiting.drop(self._waiting.numbers)
         for key, number in lost.items():
             log.error("line %s: the version of record %d cannot be had any more (%s)", self.name, number, key)
+        if gone:
+            log.warning(
+                "line %s: folded without %d old images, whose bytes were dropped (keep_days, keep_images, keep_gib): "
+                "the learner begins with the first image that is left",
+                self.name,
+                gone,
+            )
         if self.fold.current is not None:
             scorer, state = self._load_current(self.fold.current)
             self._make_current(scorer, state)

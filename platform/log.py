@@ -7,15 +7,16 @@ import os
 import re
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
 from ..methods.errors import ConfigError, Corrupt, NoSpace, SecondWriter, StoreDown, StoreError
 from . import segment, shard
-from .manifest import Manifest, commit, fenced, file_name, latest, manifest_name, numbers, remove, strangers
+from .manifest import KEPT, Manifest, commit, fenced, file_name, latest, manifest_name, numbers, remove, strangers
 from .record import Record
+from .retention import Keep, may_go, to_merge
 from .shard import ShardFile, open_shards
 from .volume import Away, Growing, Place, make_durable, volume_of
 
@@ -77,6 +78,7 @@ class LogWriter:
         self._open_bytes = 0
         self._seal_at = SEAL_RECORDS
         self._failed = ""
+        self._gone: list[tuple[int, str]] = []  # shards that were replaced, by which manifest
         self._doubtful = False  # an append was given up, and may yet come to be: the segment is left for another
         self._due: Manifest | None = None  # its commit was given up; nothing is acknowledged before it is decided
         try:
@@ -108,6 +110,12 @@ class LogWriter:
         """How often the log has been taken over."""
         return self._manifest.epoch
 
+    @property
+    def images_from(self) -> int:
+        """The first record whose image was not dropped."""
+        left = (one.first for one in self._manifest.shards if not one.cut)
+        return next(left, self._manifest.sealed)
+
     def append(self, records: Sequence[Record]) -> list[Record]:
         """Writes all of them, in order, and syncs once; durable when it returns, with their numbers.
 
@@ -115,8 +123,8 @@ class LogWriter:
         not answer), SecondWriter, StoreError, ConfigError (more than 2 GiB, or `data` that is not plain JSON; nothing
         was written).
         """
-        if self._failed or self._segment is None:
-            raise StoreError(f"{self.folder}: the log is closed{self._failed}; open it again.")
+        self._check_usable()
+        assert self._segment
         numbered = [replace(record, seq=self.next_seq + n) for n, record in enumerate(records)]
         if not numbered:
             return []
@@ -151,6 +159,41 @@ class LogWriter:
         if self._segment is None:
             raise StoreError(f"{self.folder}: the log is closed; open it again.")
         return [self._one(seq) for seq in seqs]
+
+    def trim(self, keep: Keep, needed: int, now_ns: int) -> bool:
+        """Drops the images of the oldest shard that has any, if it may; whether it did. One shard is written again.
+
+        needed: the first record whose image must stay. Raises Corrupt, NoSpace, SecondWriter, StoreError; then
+        nothing has changed.
+        """
+        self._check_usable()
+        shards = self._manifest.shards
+        at = next((n for n, one in enumerate(shards) if not one.cut), len(shards))
+        if at == len(shards) or shards[at].first + shards[at].count > needed:
+            return False
+        try:
+            newest = max(max(c["time_ns"]) for c in ShardFile(self.folder, shards[at]).columns("time_ns"))
+            if not may_go(at, shards, keep, needed, newest, now_ns):
+                return False
+            self._put_in_place(range(at, at + 1), images=False)
+        except OSError as error:
+            raise _translated(error, self.folder) from error
+        return True
+
+    def merge(self) -> bool:
+        """Makes one shard of the first neighbours that are small, if there are any; whether it did.
+
+        Every opening leaves one. Raises as `trim`.
+        """
+        self._check_usable()
+        run = to_merge(self._manifest.shards, SEAL_RECORDS, SEAL_BYTES)
+        if run is None:
+            return False
+        try:
+            self._put_in_place(run, images=not self._manifest.shards[run.start].cut)
+        except OSError as error:
+            raise _translated(error, self.folder) from error
+        return True
 
     def close(self) -> None:
         """Seals what is open and gives the log up. What is acknowledged is durable with or without it."""
@@ -267,6 +310,35 @@ class LogWriter:
             old.close()
         self._move_on(following)
 
+    def _put_in_place(self, places: range, images: bool) -> None:
+        """Commits one new shard in place of some; the old files stay for readers at work until some commits later.
+
+        Raises Corrupt, SecondWriter, StoreError, OSError.
+        """
+        self._decide()
+        before, old = self._manifest, self._manifest.shards[places.start : places.stop]
+        new = shard.rewrite(self.folder, old, self.epoch, images)
+        following = before.next(shards=(*before.shards[: places.start], new, *before.shards[places.stop :]))
+        try:
+            commit(self.folder, following)
+        except SecondWriter:
+            self._failed = " since another process has taken it over"
+            remove(self.folder, [new.file])
+            raise
+        except BaseException:
+            if self._volume.remote:
+                self._due = following  # it may come to be at any time
+            elif self._is_there(following):
+                self._failed = " since a commit did not end"
+            else:
+                remove(self.folder, [new.file])
+            raise
+        self._move_on(following)
+
+    def _check_usable(self) -> None:
+        if self._failed or self._segment is None:
+            raise StoreError(f"{self.folder}: the log is closed{self._failed}; open it again.")
+
     def _is_there(self, manifest: Manifest) -> bool:
         return manifest_name(manifest.number) in self._volume.names("manifest-")
 
@@ -283,10 +355,19 @@ class LogWriter:
     def _move_on(self, following: Manifest) -> None:
         """It is committed."""
         before, self._manifest = self._manifest, following
-        self._due, self._doubtful = None, False
-        self._open = self._open[following.sealed - before.sealed :]
-        self._length, self._open_bytes, self._seal_at = segment.START, 0, SEAL_RECORDS
-        remove(self.folder, before.segments)
+        self._due = None
+        if following.segments != before.segments:
+            self._doubtful = False
+            self._open = self._open[following.sealed - before.sealed :]
+            self._length, self._open_bytes, self._seal_at = segment.START, 0, SEAL_RECORDS
+            remove(self.folder, before.segments)
+        kept = {one.file for one in following.shards}
+        self._gone += [(following.number, one.file) for one in before.shards if one.file not in kept]
+        late = [name for number, name in self._gone if number <= following.number - KEPT]
+        if late:
+            self._gone = [(number, name) for number, name in self._gone if name not in late]
+            ShardFile.forget(self.folder)  # an open file keeps its room on the disk
+            remove(self.folder, late)
 
     def _with_shard(self, manifest: Manifest, records: Sequence[Record]) -> Manifest:
         if [record.seq for record in records] != list(range(manifest.sealed, manifest.sealed + len(records))):
@@ -361,6 +442,11 @@ class LogReader:
         self.shards, self._sealed, self._tail = shards, manifest.sealed, tail
         self.torn = [f"{end.torn} bytes of an append that did not end" for end in ends if end.torn]
 
+    @property
+    def images_from(self) -> int:
+        """The first record whose image was not dropped."""
+        return next((file.shard.first for file in self.shards if not file.shard.cut), self._sealed)
+
     def __len__(self) -> int:
         return self._sealed + len(self._tail)
 
@@ -368,8 +454,19 @@ class LogReader:
         """Records behind number `after`, in order; without `images` their bytes are not even read."""
         shards, tail = self.shards, self._tail  # as they are now, whatever `refresh` does meanwhile
         for file in shards:
-            if file.shard.first + file.shard.count > after + 1:
-                yield from file.records(after + 1, images)
+            end = file.shard.first + file.shard.count
+            if end <= after + 1:
+                continue
+            try:
+                for record in file.records(after + 1, images):
+                    yield record
+                    after = record.seq
+            except FileNotFoundError:  # written again meanwhile: the same records are elsewhere
+                for record in LogReader(self.folder).records(after, images):
+                    if record.seq >= end:
+                        break
+                    yield record
+                after = end - 1
         for record in tail:
             if record.seq > after:
                 yield record if images else replace(record, image=None)
@@ -380,6 +477,13 @@ class LogReader:
 
     def ids(self) -> dict[str, int]:
         """Image id -> number of its record; only two columns are read."""
+        try:
+            return self._ids()
+        except FileNotFoundError:  # written again meanwhile
+            self.refresh()
+            return self._ids()
+
+    def _ids(self) -> dict[str, int]:
         found: dict[str, int] = {}
         for file in self.shards:
             for columns in file.columns("seq", "kind", "id"):
@@ -392,8 +496,14 @@ class LogReader:
             raise ConfigError(f"{self.folder}: no record {seq}; there are {len(self)}.")
         if seq >= self._sealed:
             return self._tail[seq - self._sealed]
-        at = bisect_right(self.shards, seq, key=lambda file: file.shard.first) - 1
-        return self.shards[at].record(seq)
+        try:
+            return self._shard_of(seq).record(seq)
+        except FileNotFoundError:  # written again meanwhile
+            self.refresh()
+            return self._shard_of(seq).record(seq)
+
+    def _shard_of(self, seq: int) -> ShardFile:
+        return self.shards[bisect_right(self.shards, seq, key=lambda file: file.shard.first) - 1]
 
 
 @dataclass(frozen=True)
@@ -423,7 +533,7 @@ def verify(folder: Place, quick: bool = False) -> Verified:
                 reader.refresh()
         problems += reader.torn
         if not quick:
-            problems += [problem for file in reader.shards if (problem := _problem(file.check))]
+            problems += [problem for file in reader.shards if (problem := _problem(reader, file))]
         for record in reader.records(images=False):
             records += 1
             if record.kind == "image":
@@ -436,9 +546,11 @@ def verify(folder: Place, quick: bool = False) -> Verified:
     return Verified(records, inspected, len(ids), not problems, problems)
 
 
-def _problem(check: Callable[[], None]) -> str:
+def _problem(reader: LogReader, file: ShardFile) -> str:
     try:
-        check()
+        file.check()
+    except FileNotFoundError as error:  # written again meanwhile: that one is checked when the log is next
+        return "" if file.shard not in latest(reader.folder).shards else str(error)
     except (Corrupt, OSError) as error:
         return str(error)
     return ""

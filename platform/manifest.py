@@ -30,13 +30,17 @@ _HALF = re.compile(r"\.(?:shard|manifest)-[0-9]{12}-([0-9]{8})-[0-9a-f]{8}\.tmp"
 
 @dataclass(frozen=True)
 class Shard:
-    """A sealed file: `count` records from number `first` on; size and crc32 of the whole file."""
+    """A sealed file: `count` records from number `first` on; size and crc32 of the whole file.
+
+    cut: its images were dropped to save room (platform/retention.py); all else of its records is there.
+    """
 
     file: str
     first: int
     count: int
     bytes: int
     crc32: int
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ def commit(folder: Place, manifest: Manifest) -> None:
     again says which.
     """
     plain = {"format": FORMAT, **asdict(manifest)}
+    plain["shards"] = [{k: v for k, v in one.items() if k != "cut" or v} for one in plain["shards"]]
     data = json.dumps({**plain, "crc32": _crc(plain)}, indent=1).encode()
     half = file_name("manifest", manifest.number, manifest.epoch)
     try:
@@ -155,7 +160,7 @@ def _parse(text: str, number: int) -> Manifest:
             if not pattern.fullmatch(name):  # no path out of the folder
                 raise ValueError(f"file name {name!r}")
     counted = [plain["epoch"], *(n for shard in shards for n in (shard.first, shard.count, shard.bytes, shard.crc32))]
-    if not all(type(n) is int and 0 <= n < 2**63 for n in counted):
+    if not all(type(n) is int and 0 <= n < 2**63 for n in counted) or any(type(s.cut) is not bool for s in shards):
         raise ValueError("a number is out of range")
     following = 0
     for shard in shards:

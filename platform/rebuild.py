@@ -15,6 +15,7 @@ from torch import Tensor
 from ..methods.detector import State
 from ..methods.errors import Corrupt, StateError, UnknownVersion
 from .calibration import Calibration
+from .checkpoints import Checkpoints
 from .fold import Fold, Publish
 from .line import embed_image, machine, publication_key
 from .log import LogReader
@@ -72,9 +73,11 @@ def rebuild(
     stored, differences = _stored(versions, number)
     made = _Made.of(version, stored, settings)
     with _threads(made.threads):
-        fold = made.fold()
+        fold, since = made.fold(), []
+        if reader.images_from:
+            since = _resumed(fold, version, reader)
         found = _found(fold, version, reader, told)
-        caveats = made.caveats()
+        caveats = [*since, *made.caveats()]
     done: dict[str, Any] = {"records": fold.watermark + 1, "caveats": caveats}
     if found is None:
         differences.append(_nowhere(version, fold))
@@ -148,6 +151,20 @@ class _Made:
         return told
 
 
+def _resumed(fold: Fold, version: Version, reader: LogReader) -> list[str]:
+    """Old images are gone: from the newest checkpoint that is no newer than the version. Raises StateError."""
+    gone = f"the images before record {reader.images_from} are gone (keep_days, keep_images, keep_gib)"
+    base = Checkpoints(reader.folder / "checkpoints").latest(upto=version.watermark)
+    if base is None or base[0] + 1 < reader.images_from:
+        raise StateError(
+            f"line {reader.folder.name}: {gone}, and no checkpoint before version {version.version} was kept: it "
+            "cannot be made again."
+        )
+    seq, states, meta = base
+    fold.unpack(states, meta)
+    return [f"{gone}: rebuilt from the checkpoint after record {seq}, and not from the first record"]
+
+
 def _found(fold: Fold, version: Version, reader: LogReader, told: Callable[[str, int, int], None]) -> Publish | None:
     """The version's snapshot, once it is calibrated; None where the log does not lead to it."""
 
@@ -156,7 +173,7 @@ def _found(fold: Fold, version: Version, reader: LogReader, told: Callable[[str,
             raise Corrupt(f"{reader.folder}: record {record.seq} has no image to learn from.")
         return embed_image(fold.learner, record.image)
 
-    for record in reader.records():
+    for record in reader.records(after=fold.watermark):
         ready = fold.apply(record, embed)
         told("records", record.seq + 1, len(reader))
         if ready is not None and ready.watermark == version.watermark:

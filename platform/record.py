@@ -26,6 +26,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "data": (dict,),
     "seq": (int,),
 }
+_JSON = json.JSONEncoder(allow_nan=False, separators=(",", ":"))  # `dumps` would make one for each call
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -53,7 +54,7 @@ class Record:
     def __post_init__(self) -> None:
         for name, types in _TYPES.items():
             value = getattr(self, name)
-            if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            if type(value) not in types and (not isinstance(value, types) or isinstance(value, bool)):
                 kinds = " or ".join(kind.__name__ for kind in types)
                 raise ConfigError(f"record {self.id!r}: {name} must be {kinds}, got {type(value).__name__}.")
             if isinstance(value, int) and value not in _INT64:
@@ -71,7 +72,7 @@ class Record:
 def plain_json(data: dict[str, Any]) -> str:
     """JSON of plain values. Raises ConfigError for anything else, and for NaN."""
     try:
-        return json.dumps(data, allow_nan=False, separators=(",", ":"))
+        return _JSON.encode(data)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"record: `data` must be plain JSON without NaN: {error}.") from error
 
@@ -119,6 +120,8 @@ def from_batch(batch: pa.RecordBatch) -> Iterator[Record]:
 
 def _utf8(text: str) -> bool:
     """Whether UTF-8 can hold it: half a surrogate pair it cannot."""
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -28,6 +28,11 @@ class LineSettings:
         200, "learned images between two snapshots, once past 25, 50, 100", low=25, unit="images"
     )
     checkpoint_every: int = param(100, "records between two checkpoints", low=1, unit="records")
+    keep_days: float = param(
+        0.0, "images older than this lose their bytes, not their records; 0: never", low=0, unit="days"
+    )
+    keep_images: int = param(0, "of so many newest records the images are kept; 0: of all", low=0, unit="records")
+    keep_gib: float = param(0.0, "images may take so much room, roughly; 0: as much as they need", low=0, unit="GiB")
     threads: int = param(
         1, "CPU threads of the line's detector; part of what makes a rebuild bit-equal", low=1, high=64
     )

@@ -110,6 +110,12 @@ class Versions:
             aliases = self._aliases()
             return [_version(v, aliases) for v in self._search()]
 
+    def live(self) -> "dict[int, int]":
+        """Versions that have an alias -> number of the last record that each has learned from."""
+        with self._answering("look up the versions in use"):
+            found = {n: self._client.get_model_version(self.line, str(n)) for n in set(self._aliases().values())}
+            return {n: int(v.tags.get("watermark", -1)) for n, v in found.items() if "source" not in v.tags}
+
     def current(self) -> int | None:
         """The version behind the alias `current`; None before the first. Cheap enough to poll (3 ms on sqlite)."""
         with self._answering("look up the current version"):

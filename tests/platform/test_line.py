@@ -20,6 +20,7 @@ from everline.methods.errors import (
     UnknownVersion,
 )
 from everline.methods.registry import build
+from everline.platform import log
 from everline.platform.calibration import Calibration
 from everline.platform.fold import Fold
 from everline.platform.line import Line, embed_image
@@ -36,12 +37,14 @@ class Shelf:
     def __init__(self) -> None:
         self.kept: dict[str, tuple[State, Calibration]] = {}
         self.alias: int | None = None
+        self.watermarks: list[int] = []
         self.down = False
 
     def publish(
         self, state: State, calibration: Calibration, *, watermark: int, key: str, tags: dict[str, str]
     ) -> int:
         self._answer()
+        self.watermarks += [] if key in self.kept else [watermark]
         self.kept.setdefault(key, (state, calibration))
         self.alias = list(self.kept).index(key) + 1
         return self.alias
@@ -57,6 +60,11 @@ class Shelf:
     def current(self) -> int | None:
         self._answer()
         return self.alias
+
+    def live(self) -> dict[int, int]:
+        if self.down:
+            raise TrackingError("down")
+        return {self.alias: self.watermarks[self.alias - 1]} if self.alias else {}
 
     def target(self, version: int | None = None) -> int:
         self._answer()
@@ -573,9 +581,8 @@ def test_another_method_in_an_outage_sends_what_waits_first(opened: Callable[...
 def test_no_more_than_the_current_version_waits_in_memory(opened: Callable[..., Line]) -> None:
     line = outage(opened, Shelf())
     assert (line._fresh, line._waiting._memory) == (None, {})
-    assert [path.name for path in sorted((line.folder / "waiting").iterdir())] == [
-        f"{number:012d}" for number in line._waiting.numbers
-    ]
+    here = [int(path.name[:12]) for path in sorted((line.folder / "waiting").iterdir())]
+    assert here == line._waiting.numbers
 
 
 def test_a_disk_that_takes_no_waiting_version_keeps_it_in_memory_and_takes_no_checkpoint(
@@ -681,3 +688,55 @@ def test_other_publishing_settings_fold_the_whole_log_again(opened: Callable[...
     line = opened(shelf, settings=replace(SETTINGS, publish_every=25))
     assert line.fold.candidate is not None
     assert line.fold.candidate.watermark == 24  # the 25th image, as these settings have it from the start
+
+
+def test_old_images_go_and_the_line_goes_on(opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints, versions and recovery with `keep_images`: equal bits to a line that keeps all."""
+    monkeypatch.setattr(log, "SEAL_RECORDS", 5)
+    kept, shelf = Shelf(), Shelf()
+    frugal = replace(SETTINGS, checkpoint_every=5, keep_images=10)
+    whole, line = opened(kept, "whole"), opened(shelf, settings=frugal)
+    for n, data in enumerate(STREAM):
+        whole.inspect(data, f"i{n}")
+        line.inspect(data, f"i{n}")
+        if n % 20 == 19:
+            line.writer.release()  # dies
+            line = opened(shelf, settings=frugal)
+            assert line.digest() == whole.digest()
+    assert line.status()["images_from"] > 0
+    assert list(kept.kept) == list(shelf.kept)
+    (mark,) = shelf.live().values()
+    base = line.checkpoints.latest(upto=mark)
+    assert base is not None and line.writer.images_from <= base[0] + 1  # the current version can be made again
+    assert verify(line.folder).unique == len(STREAM)
+    assert line.inspect(STREAM[0], "i0").duplicate
+
+
+def test_while_mlflow_is_away_no_image_and_no_checkpoint_goes(
+    opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "SEAL_RECORDS", 5)
+    shelf = Shelf()
+    line = opened(shelf, settings=replace(SETTINGS, checkpoint_every=5, keep_images=5))
+    shelf.down = True
+    for n in range(20):
+        line.inspect(STREAM[n], f"i{n}")
+    line.settle()
+    assert line.writer.images_from == 0 and line.checkpoints.numbers() == [4, 9, 14, 19]
+
+
+def test_another_method_begins_with_the_images_that_are_left(
+    opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(log, "SEAL_RECORDS", 5)
+    shelf = Shelf()
+    frugal = replace(SETTINGS, checkpoint_every=5, keep_images=5)
+    line = opened(shelf, settings=frugal)
+    for n in range(24):  # before the first version
+        line.inspect(STREAM[n], f"i{n}")
+    line.close()
+    cut = line.writer.images_from
+    assert cut > 0
+    line = opened(shelf, settings=replace(frugal, params={"size": 32}))
+    assert line.fold.learner.images_learned == 24 - cut
+    assert "begins with the first image that is left" in caplog.text

@@ -401,7 +401,7 @@ def left_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_any_flipped_bit_of_any_file_that_counts_is_found(left_log: Path, data: st.DataObject) -> None:
     """All shards, the segment, and the newest manifest: older ones are there for readers still at work alone."""
     newest = manifest.latest(left_log)
-    names = [*(s.file for s in newest.shards), *newest.segments, manifest.path_of(left_log, newest.number).name]
+    names = [*(s.file for s in newest.shards), *newest.segments, manifest.manifest_name(newest.number)]
     path = left_log / data.draw(st.sampled_from(names))
     whole = path.read_bytes()
     at, bit = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 7))
