@@ -1,15 +1,17 @@
 """A version is made again from its log, and every bit compared; what differs is named."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from everline.methods.errors import UnknownVersion
+from everline.methods.errors import StateError, UnknownVersion
 from everline.methods.registry import build
 from everline.pipelines.main import cli
+from everline.platform import log
 from everline.platform import rebuild as module
 from everline.platform.calibration import Calibration
 from everline.platform.line import Line, embed_image
@@ -83,6 +85,24 @@ def test_another_log_another_machine_and_a_missing_version_are_named(
     found = proved(tracking_uri, run, 1)
     assert found.equal
     assert "here: an abacus" in found.caveats[0]
+
+
+@pytest.mark.slow
+def test_a_version_whose_first_images_are_gone_is_made_again_from_a_kept_checkpoint(
+    tracking_uri: str, tmp_path: Path, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "SEAL_RECORDS", 5)
+    line = Line("mono", replace(QUICK, checkpoint_every=5, keep_images=10), tmp_path, Versions(tracking_uri, "mono"))
+    send(line, 0, 60, parts)
+    line.close()
+    assert LogReader(tmp_path / "mono").images_from > 0
+    for number in (1, 2):  # the previous one and the current
+        found = proved(tracking_uri, tmp_path, number)
+        assert (found.equal, found.differences) == (True, [])
+        assert "rebuilt from the checkpoint after record" in found.caveats[0]
+    shutil.rmtree(tmp_path / "mono" / "checkpoints")
+    with pytest.raises(StateError, match="cannot be made again"):
+        proved(tracking_uri, tmp_path, 1)
 
 
 def test_a_version_of_a_sweep_says_that_the_log_did_not_make_it(
