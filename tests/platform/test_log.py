@@ -287,7 +287,9 @@ def test_overtaken_at_any_moment_of_an_append_or_a_seal(
     except StoreError:
         old.close()
     if not new:
-        pytest.skip("not of this volume")
+        local = isinstance(old.folder, Path)  # else it is a step of the other kind of volume
+        assert where in ((s3.S3Volume, s3.S3Growing) if local else (os, volume.LocalGrowing))
+        return
     acknowledged += filled(new[0], 9)
     found = read(new[0].folder)
     assert all(found[r.seq] == r for r in acknowledged)
