@@ -28,7 +28,7 @@ class Died(BaseException):
 class Wire:
     """Stands for boto3's client, counts requests and does something to one of them."""
 
-    LATE = 6  # requests until one that was given up comes to be
+    LATE = 3  # requests until one that was given up comes to be
 
     def __init__(self, client: Any, kind: str = "", at: int = -1) -> None:
         self.client, self.kind, self.at, self.calls = client, kind, at, 0
@@ -76,7 +76,7 @@ class Pages:
 
 def quietly(do: Callable[[], Any]) -> None:
     """Nobody waits for the answer any more."""
-    with suppress(ClientError):
+    with suppress(ClientError, FileExistsError):
         do()
 
 
@@ -141,6 +141,36 @@ def test_a_fault_at_any_request_loses_nothing_and_invents_nothing(
         assert set(found) <= {*acknowledged, *refused}
         struck += bool(refused)
     assert struck  # so faults did strike
+
+
+@pytest.mark.parametrize("what", ["segment", "shard", "manifest"])
+def test_a_write_that_comes_to_be_long_after_it_was_given_up_undoes_nothing(
+    s3_store: S3Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(log, "SEAL_RECORDS", 100 if what == "segment" else 3)
+    real, late = s3.S3Volume._ask, list[Callable[[], Any]]()
+    writer = LogWriter.open(s3_store / "a")
+    writer.append([Record("image", "0")])
+
+    def once(volume: s3.S3Volume, ask: str, name: str, **more: Any) -> Any:
+        if ask == "put_object" and name.startswith(what) and not late:
+            late.append(lambda: quietly(lambda: real(volume, ask, name, **more)))
+            raise Away(5, "injected")
+        return real(volume, ask, name, **more)
+
+    monkeypatch.setattr(s3.S3Volume, "_ask", once)
+    acknowledged = ["0"]
+    for n in range(1, 5):  # a seal is due at the third
+        try:
+            writer.append([Record("image", str(n))])
+            acknowledged.append(str(n))
+        except StoreDown:
+            assert what == "segment"
+    assert len(acknowledged) > 3
+    late[0]()
+    assert [r.id for r in LogReader(s3_store / "a").records()] == acknowledged
+    writer.release()  # it dies
+    assert survivors(s3_store / "a") == acknowledged
 
 
 WRITER = """
