@@ -17,6 +17,7 @@ from everline.methods.errors import ConfigError, StoreDown, StoreError
 from everline.platform import log, s3
 from everline.platform.log import LogReader, LogWriter, verify
 from everline.platform.record import Record
+from everline.platform.retention import Keep
 from everline.platform.settings import parse_fleet
 from everline.platform.volume import Away, S3Path, place_of, volume_of
 
@@ -88,6 +89,11 @@ def work(folder: S3Path) -> tuple[list[str], list[str]]:
             writer = writer or LogWriter.open(folder)
             writer.append([Record("image", f"i{n}", image=bytes([n]) * 700)])
             acknowledged.append(f"i{n}")
+            if n in (5, 7):
+                with suppress(StoreError):
+                    writer.merge()
+                with suppress(StoreError):
+                    writer.trim(Keep(records=3), n - 2, 0)
             if n == 4:
                 writer.close()
                 writer = None
@@ -104,7 +110,9 @@ def work(folder: S3Path) -> tuple[list[str], list[str]]:
 def survivors(folder: S3Path) -> list[str]:
     """What a new process finds: it can open, read, verify and append."""
     with LogWriter.open(folder) as writer:
-        found = [r.id for r in LogReader(folder).records()]
+        records = list(LogReader(folder).records())
+        found = [r.id for r in records]
+        assert all(r.image is not None for r in records[-3:] if r.id.startswith("i"))
         writer.append([Record("image", "new", image=b"x")])
     assert [r.id for r in LogReader(folder).records()] == [*found, "new"]
     assert verify(folder).ok
@@ -126,6 +134,7 @@ def test_a_fault_at_any_request_loses_nothing_and_invents_nothing(
 
     wire = wired("", -1)
     assert work(s3_store / "count") == ([f"i{n}" for n in range(9)], [])
+    assert None in [r.image for r in LogReader(s3_store / "count").records()]  # so images went, too
     step = int(os.environ.get("EVERLINE_FAULT_STEP", "6"))
     struck = 0
     for at in range(1 + random.Random(kind).randrange(step), wire.calls, step):
