@@ -7,6 +7,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -408,6 +409,7 @@ class Model(RuleBasedStateMachine):
     def offer(self, image: bytes, task: str, score: int) -> None:
         descriptor = np.float32([score, len(image)])
         new = self.model.item("id", task, len(image), score / 2, descriptor)
+        new = replace(new, seq=new.number)  # as a log would number it, if it took all
         goes = self.model.goes(new)
         self.model.take(new, goes)
         self.images[new.number] = image

@@ -135,7 +135,7 @@ def test_a_fault_at_any_request_loses_nothing_and_invents_nothing(
     wire = wired("", -1)
     assert work(s3_store / "count") == ([f"i{n}" for n in range(9)], [])
     assert None in [r.image for r in LogReader(s3_store / "count").records()]  # so images went, too
-    step = int(os.environ.get("EVERLINE_FAULT_STEP", "6"))
+    step = int(os.environ.get("EVERLINE_FAULT_STEP", "15"))
     struck = 0
     for at in range(1 + random.Random(kind).randrange(step), wire.calls, step):
         folder = s3_store / str(at)
