@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..methods.errors import ConfigError, StoreError
+from ..platform.images import suffix_of
 from ..platform.log import LogReader, has_log, line_folder
 from ..platform.record import SCHEMA, Record, plain_json
 from ..platform.settings import read_fleet
@@ -29,14 +30,6 @@ PART_BYTES = 512 * 2**20  # of images in a Parquet file
 IN_A_FOLDER = 1000  # image files
 VERDICTS = ("pass", "reject", "learning")
 FORMULA = "=+-@\t\r\n＝＋－＠'"  # what a spreadsheet may take for a formula, and the mark that prevents it
-BEGINNINGS = {
-    b"\x89PNG": "png",
-    b"\xff\xd8\xff": "jpg",
-    b"BM": "bmp",
-    b"II*\0": "tif",
-    b"MM\0*": "tif",
-    b"RIFF": "webp",
-}
 REVISED = [
     pa.field("revised_to", pa.string()),
     pa.field("revised_at", pa.timestamp("ns", "UTC")),
@@ -267,9 +260,9 @@ def file_of(record: Record) -> str:
     """Where an image goes: its id comes from outside, so only harmless characters of it are in the name."""
     harmless = re.sub(r"[^A-Za-z0-9_-]+", "_", record.id)[:80].strip("_-")
     image = record.image or b""
-    ending = next((ending for begin, ending in BEGINNINGS.items() if image.startswith(begin)), "bin")
+    ending = suffix_of(image) or ".bin"
     name = f"{record.seq:012d}-{harmless}" if harmless else f"{record.seq:012d}"
-    return f"images/{record.seq // IN_A_FOLDER:09d}/{name}.{ending}"
+    return f"images/{record.seq // IN_A_FOLDER:09d}/{name}{ending}"
 
 
 def safe(text: str | None) -> str | None:

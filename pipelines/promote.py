@@ -10,13 +10,13 @@ from ..platform.gate import Decision, Limits, decide
 from ..platform.line import Scorer
 from ..platform.log import LogReader, line_folder
 from ..platform.settings import Fleet, read_fleet
+from ..platform.threads import threads
 from ..platform.tracking import prepare_tracking
 from ..platform.versions import Versions
 from .console import OUT, fleet_option, json_option, progress, teller, write_json
 from .evidence import Chosen, from_folders, from_log, judge
 from .lines import ask_line
 from .options import ManyValues, read_sources
-from .sweeps.publish import threads
 
 
 @click.command(cls=ManyValues)

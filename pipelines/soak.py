@@ -237,13 +237,7 @@ def slope(memory: np.ndarray) -> float | None:
 
 def folded(reader: LogReader, settings: LineSettings) -> str:
     """The digest of the state that a log leads to, from its first record."""
-    fold = Fold(
-        settings.method,
-        settings.params,
-        device=settings.device,
-        false_reject_rate=settings.false_reject_rate,
-        publish_every=settings.publish_every,
-    )
+    fold = Fold.of(settings)
     for record in reader.records():
         fold.apply(record, lambda one: embed_image(fold.learner, one.image or b""))
     return digest(fold.learner.state())

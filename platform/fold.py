@@ -6,7 +6,7 @@ whether they come live or are replayed after a crash.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, Self
 
 from torch import Tensor
 
@@ -17,6 +17,21 @@ from .calibration import Calibration
 from .record import Record
 
 FIRST_SNAPSHOT = 25
+
+
+class Decides(Protocol):
+    """The settings that a line's state depends on."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def params(self) -> dict[str, Any]: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def false_reject_rate(self) -> float: ...
+    @property
+    def publish_every(self) -> int: ...
 
 
 @dataclass
@@ -57,6 +72,17 @@ class Fold:
         self.current: int | None = None  # the version that gives verdicts
         self.counts = {"inspected": 0, "rejected": 0, "not_admitted": 0, "published": 0}
         self._needed = Calibration((), false_reject_rate).needed
+
+    @classmethod
+    def of(cls, settings: Decides) -> Self:
+        """Before the first record of a line with these settings."""
+        return cls(
+            settings.method,
+            settings.params,
+            device=settings.device,
+            false_reject_rate=settings.false_reject_rate,
+            publish_every=settings.publish_every,
+        )
 
     def apply(self, record: Record, embed: Callable[[Record], Tensor]) -> Publish | None:
         """Takes in the next record; `embed` gives an image record's features (1, C, h, w).

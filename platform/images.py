@@ -40,6 +40,18 @@ _UPRIGHT = {  # EXIF orientation -> what undoes it
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_STARTS = {
+    b"\x89PNG": ".png",
+    b"\xff\xd8\xff": ".jpg",
+    b"BM": ".bmp",
+    b"II*\0": ".tif",
+    b"II+\0": ".tif",  # with 64-bit offsets
+    b"II\0*": ".tif",
+    b"MM*\0": ".tif",
+    b"MM\0*": ".tif",
+    b"MM\0+": ".tif",
+    b"RIFF": ".webp",
+}
 _FILTERS = threading.Lock()
 
 
@@ -141,6 +153,11 @@ def image_id(name: str, data: bytes) -> str:
     """An image's identity: its file's name, if any, and the hash of its bytes."""
     digest = hashlib.sha256(data).hexdigest()[:16]
     return f"{name}:{digest}" if (name := base_name(name)) else digest
+
+
+def suffix_of(data: bytes) -> str:
+    """The suffix of a file with these bytes, by how they begin; empty for what is none of the accepted formats."""
+    return next((suffix for start, suffix in _STARTS.items() if data.startswith(start)), "")
 
 
 def base_name(name: str) -> str:

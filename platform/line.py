@@ -419,14 +419,7 @@ class Line:
         return record
 
     def _fresh_fold(self) -> Fold:
-        s = self.settings
-        return Fold(
-            s.method,
-            s.params,
-            device=s.device,
-            false_reject_rate=s.false_reject_rate,
-            publish_every=s.publish_every,
-        )
+        return Fold.of(self.settings)
 
     def _recover(self) -> None:
         """Last checkpoint, then the records behind it; then whatever was decided but not carried out."""

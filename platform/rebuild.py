@@ -4,8 +4,7 @@ What it takes: method and parameters (the seed among them) from the version's ow
 what else decided from its tags, and the records from the first on. The fleet file of today does not come into it.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,6 +21,7 @@ from .log import LogReader
 from .record import Record
 from .settings import LineSettings
 from .statefiles import canonical, digest
+from .threads import threads
 from .versions import Version, Versions
 
 SNAPSHOT = "snapshot"  # in the key of a version that a line's own learner made
@@ -72,7 +72,7 @@ def rebuild(
         return Rebuilt(versions.line, number, None, differences=[_origin(version)])
     stored, differences = _stored(versions, number)
     made = _Made.of(version, stored, settings)
-    with _threads(made.threads):
+    with threads(made.threads):
         fold, since = made.fold(), []
         if reader.images_from:
             since = _resumed(fold, version, reader)
@@ -130,13 +130,7 @@ class _Made:
 
     def fold(self) -> Fold:
         """Before the first record."""
-        return Fold(
-            self.method,
-            self.params,
-            device=self.device,
-            false_reject_rate=self.false_reject_rate,
-            publish_every=self.publish_every,
-        )
+        return Fold.of(self)
 
     def caveats(self) -> list[str]:
         """What may make other bits here than there, in sentences."""
@@ -254,13 +248,3 @@ def _number(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 2**31:
         raise StateError(f"a version's tag must be a whole number, got {text[:40]!r}.")
     return int(text)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ...methods.errors import ConfigError, DataError, ImageError, StoreError
+from ...platform.images import suffix_of
 from ...platform.log import LogReader
 from ..datasets import Task, read_folder
 from ..fingerprint import digest
@@ -35,7 +36,6 @@ MAX_INDEX = 2**28  # bytes
 SYNTHETIC = "synthetic"
 LEAST_DEFECTS = 10  # among the images to judge, below which some are made up
 MADE = 50  # at most, and no more than there are normal images to judge
-KINDS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif", b"RIFF": ".webp"}
 
 
 @dataclass(frozen=True)
@@ -231,10 +231,9 @@ def _save(path: Path, data: bytes) -> None:
 
 
 def _suffix(data: bytes, seq: int) -> str:
-    for start, suffix in KINDS.items():
-        if data.startswith(start):
-            return suffix
-    raise ImageError(f"record {seq}: not an image of a kind that everline accepts.")
+    if not (suffix := suffix_of(data)):
+        raise ImageError(f"record {seq}: not an image of a kind that everline accepts.")
+    return suffix
 
 
 def _check_same(out: Path, plan: _Plan) -> None:

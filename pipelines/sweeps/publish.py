@@ -5,8 +5,7 @@ that are held back, as the protocols online and offline have it: one by one in t
 back gives fresh scores, from which the threshold comes (`Calibration`). The candidate then waits for its gate.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from ...methods.registry import build
 from ...platform.calibration import Calibration
 from ...platform.settings import Fleet, LineSettings
 from ...platform.statefiles import digest
+from ...platform.threads import threads
 from ...platform.tracking import prepare_tracking
 from ...platform.versions import Versions
 from ..course import draw, learn_all
@@ -104,17 +104,6 @@ def fresh(images: int, share: float, rate: float) -> int:
     """How many of the images are held back: a share, but enough to promise the rate if half of them are enough."""
     needed = Calibration((), rate).needed
     return max(round(share * images), min(needed, images // 2))
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """CPU threads for torch: a line's own number, on which the bits depend."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _score(bench: Bench, learner: Detector, path: Path) -> float:
