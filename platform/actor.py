@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -55,7 +56,14 @@ class LineActor:
     """
 
     def __init__(
-        self, name: str, settings: LineSettings, store: str, tracking: str, artifacts: str = "", detached: bool = False
+        self,
+        name: str,
+        settings: LineSettings,
+        store: str,
+        tracking: str,
+        artifacts: str = "",
+        spool: Path | None = None,
+        detached: bool = False,
     ) -> None:
         """detached: nobody's end is its end (platform/crew.py)."""
         context = ray.get_runtime_context()
@@ -68,7 +76,8 @@ class LineActor:
         self._closed = False
         self._fruitless = -1  # records when it was opened; -1: the log has advanced since
         self._thread = ThreadPoolExecutor(max_workers=1)  # torch counts threads by thread: everything in this one
-        self._thread.submit(self._open, place_of(store), tracking, artifacts, context.was_current_actor_reconstructed)
+        versions = Versions(tracking, name, artifacts)
+        self._thread.submit(self._open, place_of(store), versions, spool, context.was_current_actor_reconstructed)
 
     async def opened(self) -> None:
         """Returns as soon as the line is open. Raises what kept it from that."""
@@ -193,14 +202,14 @@ class LineActor:
             trouble.failed(self._folder, StateError(self._line.broken))
             os._exit(1)
 
-    def _open(self, store: Place, tracking: str, artifacts: str, again: bool) -> None:
+    def _open(self, store: Place, versions: Versions, spool: Path | None, again: bool) -> None:
         """Where Ray started the process *again*, what may pass is waited for, and the rest tried several times."""
         if not again:  # a person wants it
             trouble.clear(self._folder)
         while True:
             try:
                 before = trouble.begin(self._folder, self._name)
-                self._line = Line(self._name, self._settings, store, Versions(tracking, self._name, artifacts))
+                self._line = Line(self._name, self._settings, store, versions, spool)
                 self._fruitless = self._line.writer.next_seq
                 return
             except LineStopped as error:
@@ -270,7 +279,7 @@ def _actor(name: str, settings: LineSettings, fleet: Fleet, detached: bool) -> A
         resources=resources,
     )
     try:
-        return options.remote(name, settings, str(fleet.store), fleet.tracking, fleet.artifacts, detached)
+        return options.remote(name, settings, str(fleet.store), fleet.tracking, fleet.artifacts, fleet.spool, detached)
     except ValueError as error:  # Ray: that name is taken
         raise LineDown(f"line {name} is being started by another command: {error}") from error
 

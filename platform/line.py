@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -24,10 +25,11 @@ from .checkpoints import Checkpoints
 from .due import Waiting
 from .fold import Fold, Publish
 from .images import prepare
-from .log import LogReader, LogWriter, line_folder
+from .log import LogReader, line_folder
 from .record import Record
 from .retention import Keep, first_needed
 from .settings import LineSettings
+from .spool import open_log, spool_folder
 from .statefiles import digest
 from .volume import Place
 
@@ -107,13 +109,19 @@ class Scorer:
 class Line:
     """The one writer of a line's log. Not thread-safe: platform/actor.py holds the lock."""
 
-    def __init__(self, name: str, settings: LineSettings, store: Place, versions: Publisher) -> None:
-        """Opens or creates the line's log and recovers. Raises SecondWriter, Corrupt, ConfigError."""
+    def __init__(
+        self, name: str, settings: LineSettings, store: Place, versions: Publisher, spool: Path | None = None
+    ) -> None:
+        """Opens or creates the line's log and recovers. Raises SecondWriter, Corrupt, ConfigError.
+
+        spool: folder on the local disk for what cannot be written while S3 is away.
+        """
         torch.set_num_threads(settings.threads)
         self.name, self.settings, self.versions = name, settings, versions
         self.folder = line_folder(store, name)
         self.keep = Keep(settings.keep_days, settings.keep_images, round(settings.keep_gib * 2**30))
-        self.writer = LogWriter.open(self.folder)
+        waits = spool and spool_folder(spool, store, name)
+        self.writer = open_log(self.folder, waits, settings.spool_mib * 2**20)
         try:
             self.reader = LogReader(self.folder)
             self.ids: dict[str, int] = self.reader.ids()
@@ -239,9 +247,10 @@ class Line:
     def checkpoint(self) -> None:
         """Saves the fold, so that a recovery need not start from the first record.
 
-        Not while a version waits in memory: it exists only as something the records behind a checkpoint lead to.
+        Not while a version waits in memory: it exists only as something the records behind a checkpoint lead to. Nor
+        while records wait on the local disk: the log must hold what a checkpoint has seen.
         """
-        if self._fresh or not self._waiting.durable or self.broken:
+        if self._fresh or not self._waiting.durable or self.broken or self.writer.spooled:
             return
         states, meta = self.fold.pack()
         # A `due` record that is not applied yet is found behind the checkpoint.
@@ -292,6 +301,7 @@ class Line:
             "false_reject_rate": self.settings.false_reject_rate,
             "state_bytes": learner.state().nbytes,
             "versions_waiting": len(self._waiting),
+            "spooled": self.writer.spooled,
             "images_from": self.writer.images_from,
             "epoch": self.writer.epoch,
         }
@@ -327,10 +337,7 @@ class Line:
 
     def _known(self, id: str) -> Inspection:
         """The first answer that an id got."""
-        seq = self.ids[id]
-        if seq >= len(self.reader):
-            self.reader.refresh()
-        (record,) = self.reader.get([seq])
+        (record,) = self.writer.get([self.ids[id]])
         return _answer(self.name, record, duplicate=True)
 
     def _carry_out(self) -> None:

@@ -41,7 +41,7 @@ def has_log(folder: Place) -> bool:
     try:
         return bool(numbers(folder))
     except OSError as error:
-        raise _translated(error, folder) from error
+        raise store_error(error, folder) from error
 
 
 def locked(folder: Path) -> int:
@@ -61,7 +61,7 @@ def locked(folder: Path) -> int:
         if isinstance(error, BlockingIOError):
             raise SecondWriter(f"{folder}: another process writes here; stop it first.") from None
         if isinstance(error, OSError):
-            raise _translated(error, folder) from error
+            raise store_error(error, folder) from error
         raise
 
 
@@ -102,13 +102,18 @@ class LogWriter:
             if lock >= 0:
                 os.close(lock)
             if isinstance(error, OSError):
-                raise _translated(error, folder) from error
+                raise store_error(error, folder) from error
             raise
 
     @property
     def epoch(self) -> int:
         """How often the log has been taken over."""
         return self._manifest.epoch
+
+    @property
+    def spooled(self) -> int:
+        """Records that are not in the log itself yet: none (platform/spool.py)."""
+        return 0
 
     @property
     def images_from(self) -> int:
@@ -145,7 +150,7 @@ class LogWriter:
             del self._open[kept:]
             self._cut_back()
             if isinstance(error, OSError):
-                raise _translated(error, self.folder) from error
+                raise store_error(error, self.folder) from error
             raise
         if len(self._open) >= self._seal_at or self._open_bytes >= SEAL_BYTES:
             self._try_to_seal()
@@ -177,7 +182,7 @@ class LogWriter:
                 return False
             self._put_in_place(range(at, at + 1), images=False)
         except OSError as error:
-            raise _translated(error, self.folder) from error
+            raise store_error(error, self.folder) from error
         return True
 
     def merge(self) -> bool:
@@ -192,7 +197,7 @@ class LogWriter:
         try:
             self._put_in_place(run, images=not self._manifest.shards[run.start].cut)
         except OSError as error:
-            raise _translated(error, self.folder) from error
+            raise store_error(error, self.folder) from error
         return True
 
     def close(self) -> None:
@@ -227,7 +232,7 @@ class LogWriter:
         except FileNotFoundError as error:
             raise Corrupt(f"{self.folder}: {error.filename} is missing.") from error
         except OSError as error:
-            raise _translated(error, self.folder) from error
+            raise store_error(error, self.folder) from error
 
     def _took_over(self) -> Manifest:
         """Where no lock keeps others out, one may have sealed its segment while we read it: then from the start."""
@@ -270,7 +275,7 @@ class LogWriter:
             elif self._doubtful:
                 self._seal()
         except OSError as error:
-            raise _translated(error, self.folder) from error
+            raise store_error(error, self.folder) from error
 
     def _try_to_seal(self) -> None:
         """The records are safe where they are: whatever fails here is no failure of the append."""
@@ -424,7 +429,7 @@ class LogReader:
                     raise
                 raise Corrupt(f"{self.folder}: {error.filename} is missing.") from error
             except OSError as error:
-                raise _translated(error, self.folder) from error
+                raise store_error(error, self.folder) from error
 
     def _show(self, manifest: Manifest) -> None:
         """Raises Corrupt, FileNotFoundError, and then shows what it showed before."""
@@ -564,7 +569,8 @@ def _read_on(tail: segment.Tail) -> segment.End:
         raise Corrupt(f"{tail.path.parent}: {tail.path.name} is missing.") from error
 
 
-def _translated(error: OSError, folder: Place) -> StoreError:
+def store_error(error: OSError, folder: Place) -> StoreError:
+    """What an error of a volume means to whoever asked."""
     if isinstance(error, Away):
         return StoreDown(f"{folder}: {error.strerror}; what was not acknowledged can be sent again.")
     if error.errno in FULL:

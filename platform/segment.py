@@ -48,6 +48,18 @@ def encode(records: Sequence[Record], marker: bytes) -> bytes:
     return _FRAME.pack(marker, len(payload), _crc(payload)) + payload
 
 
+def decode(data: bytes, marker: bytes) -> list[Record]:
+    """The records of frames that were written. Raises Corrupt where they are not as they were."""
+    view, at, records = memoryview(data), 0, list[Record]()
+    while at < len(data):
+        payload = _payload(view, at, marker)
+        if payload is None:
+            raise Corrupt("a frame is not what was written.")
+        records += _rows(payload)
+        at += _FRAME.size + len(payload)
+    return records
+
+
 class End(NamedTuple):
     """What a segment holds: checked records, and how many bytes of a torn frame stand behind them."""
 

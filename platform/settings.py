@@ -14,7 +14,7 @@ from .volume import Place, place_of
 from .yamlfile import check_known, mapping, read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-STORE = "everline-data"
+STORE, SPOOL = "everline-data", "everline-spool"
 SAMPLE = "store: ./everline-data\nlines:\n  mono: {method: coreset}\n"
 
 
@@ -33,6 +33,9 @@ class LineSettings:
     )
     keep_images: int = param(0, "of so many newest records the images are kept; 0: of all", low=0, unit="records")
     keep_gib: float = param(0.0, "images may take so much room, roughly; 0: as much as they need", low=0, unit="GiB")
+    spool_mib: int = param(
+        256, "of a line on S3: what may wait on the local disk while S3 is away; 0: nothing", low=0, unit="MiB"
+    )
     threads: int = param(
         1, "CPU threads of the line's detector; part of what makes a rebuild bit-equal", low=1, high=64
     )
@@ -73,6 +76,7 @@ class Fleet:
     tracking: str = field(repr=False)  # it may hold a password
     lines: dict[str, LineSettings]
     artifacts: str = ""  # where the versions' files go; empty: where the tracking store puts them
+    spool: Path | None = None  # of lines on S3: where, on each machine, what cannot be written waits
 
     def line(self, name: str) -> LineSettings:
         """The settings of a line. Raises UnknownLine with the lines there are."""
@@ -90,7 +94,7 @@ def read_fleet(path: Path) -> Fleet:
 def parse_fleet(plain: Any, base: Path, who: str = "fleet") -> Fleet:
     """Checks what YAML gave. `base`: where relative paths start."""
     plain = mapping(plain, who)
-    check_known(plain, ("store", "tracking", "artifacts", "lines"), who)
+    check_known(plain, ("store", "tracking", "artifacts", "spool", "lines"), who)
     lines = mapping(plain.get("lines", {}), f"{who}: lines")
     if not lines:
         raise ConfigError(f"{who}: no lines. A small fleet file:\n\n{SAMPLE}")
@@ -100,8 +104,9 @@ def parse_fleet(plain: Any, base: Path, who: str = "fleet") -> Fleet:
     artifacts = _text(plain, "artifacts", "", who).rstrip("/")
     if artifacts and "://" not in artifacts:  # a folder that the machines share
         artifacts = (base / artifacts).resolve().as_uri()
+    spool = None if isinstance(store, Path) else (base / _text(plain, "spool", SPOOL, who)).resolve()
     parsed = {str(n): parse_line(str(n), s, who) for n, s in lines.items()}
-    return Fleet(store=store, tracking=tracking, artifacts=artifacts, lines=parsed)
+    return Fleet(store=store, tracking=tracking, artifacts=artifacts, spool=spool, lines=parsed)
 
 
 def default_tracking(store: Path) -> str:

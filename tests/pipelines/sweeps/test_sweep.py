@@ -204,6 +204,8 @@ def test_other_images_are_another_sweep(write_disc: Callable[..., Path], tmp_pat
     assert isinstance(again.exception, DataError) and "other images" in str(again.exception)
 
 
+# Python may have opened a file and not yet have handed it to its `with` when the signal comes.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_leaves_a_page_and_can_be_gone_on_from(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
