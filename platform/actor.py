@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,7 @@ from .waiting import OUTSIDE, Waiting
 log = logging.getLogger("everline.actor")
 NAMESPACE = "everline"
 RETRY_S = 2.0
+TEND_S = 5.0  # between two looks at whether something is owed
 ROOM_S = 5.0  # that a caller waits for room in one call
 PLACE_S = 60.0  # for a node that has room for a line which reserves something
 OPEN_S = 600.0  # for a process that dies while its line is opened; opening itself may take as long as it takes
@@ -195,6 +197,13 @@ class LineActor:
             log.exception("line %s could not learn", self._name)
         self._start_again_if_broken()
 
+    def _tend(self) -> None:
+        """A thread: what waits for MLflow goes out though no image comes."""
+        while not self._closed:
+            time.sleep(TEND_S)
+            if self._line and self._line.owes:
+                self._thread.submit(self._settle).result()
+
     def _start_again_if_broken(self) -> None:
         """A state that cannot be trusted ends with its process: Ray starts another, which folds over the log."""
         if self._line is not None and self._line.broken:
@@ -211,6 +220,7 @@ class LineActor:
                 before = trouble.begin(self._folder, self._name)
                 self._line = Line(self._name, self._settings, store, versions, spool)
                 self._fruitless = self._line.writer.next_seq
+                threading.Thread(target=self._tend, name="everline-tend", daemon=True).start()
                 return
             except LineStopped as error:
                 self._problem = error

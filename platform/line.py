@@ -286,6 +286,11 @@ class Line:
             return None
         return live + ([self.fold.candidate.watermark] if self.fold.candidate else [])
 
+    @property
+    def owes(self) -> bool:
+        """Whether MLflow has not heard yet of something: `settle` tells it when it answers."""
+        return bool(self._waiting or self._alias_behind) and not self.broken
+
     def status(self) -> dict[str, Any]:
         """Plain values for tables, HTTP and JSON."""
         scorer, learner = self.scorer, self.fold.learner

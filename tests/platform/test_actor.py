@@ -22,6 +22,7 @@ from everline.methods.errors import (
     LineDown,
     LineStopped,
     SecondWriter,
+    TrackingError,
     UnknownLine,
     UnknownVersion,
 )
@@ -44,7 +45,7 @@ LINE = {"method": "lemo", "false_reject_rate": 0.05, "checkpoint_every": 20, "pa
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     folder = tmp_path_factory.mktemp("fleet")
     narrow = {"short": {**LINE, "queue": 1}, "deaf": {**LINE, "queue": 1, "when_full": "drop"}}
-    lines = {**dict.fromkeys(("killed", "calm", "other", "mortal"), LINE), **narrow}
+    lines = {**dict.fromkeys(("killed", "calm", "other", "mortal", "idle"), LINE), **narrow}
     made = parse_fleet({"store": "store", "lines": lines}, folder)
     prepare_tracking(made.tracking)
     return made
@@ -85,6 +86,25 @@ def test_killed_or_not_the_bits_are_the_same(fleet: Fleet, start: Any, parts: li
         bool(r.admitted) for r in LogReader(line_folder(fleet.store, "killed")).records()
     )
     assert status["version"] == Versions(fleet.tracking, "killed").current()
+
+
+@pytest.mark.slow
+def test_what_waits_for_mlflow_goes_out_though_no_image_comes(fleet: Fleet, start: Any, parts: list[bytes]) -> None:
+    database = Path(fleet.tracking.removeprefix("sqlite:///"))
+    away = database.rename(database.with_suffix(".away"))
+    handle = start("idle")
+    with pytest.raises(TrackingError):  # loads MLflow, too, which would look slow to fail
+        answer(handle.rollback.remote())
+    for index, data in enumerate(parts):
+        answer(handle.inspect.remote(data, f"i{index}"))
+    before = answer(handle.status.remote())
+    away.rename(database)
+    give_up = time.monotonic() + 60
+    while (status := answer(handle.status.remote()))["versions_waiting"]:
+        assert time.monotonic() < give_up
+        time.sleep(0.2)
+    assert before["versions_waiting"] > 0 and status["inspected"] == len(parts)
+    assert status["version"] == Versions(fleet.tracking, "idle").current() == before["versions_waiting"]
 
 
 def test_errors_arrive_as_they_were_raised(start: Any) -> None:
