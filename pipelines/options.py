@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from ..methods.errors import ConfigError
-from .datasets import Task, read_folder
-from .readers import INSTALLED, READERS, check_root, read_dataset
+from .data.datasets import Task, read_folder
+from .data.readers import INSTALLED, READERS, check_root, read_dataset
 
 MANY = ("--data", "--set", "--drift", "--references")
 

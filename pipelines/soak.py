@@ -30,10 +30,10 @@ from ..platform.settings import Fleet, LineSettings, read_fleet
 from ..platform.statefiles import digest
 from ..platform.tracking import prepare_tracking
 from .console import ERR, json_option, progress, show_table, write_json
-from .datasets import list_images
+from .data.datasets import list_images
+from .fleet.slow_store import Weather, bucket_of_its_own
+from .fleet.undisturbed import undisturbed
 from .options import ManyValues, gather, set_option
-from .slow_store import Weather, bucket_of_its_own
-from .undisturbed import undisturbed
 
 MIB = 2**20
 RSS_EVERY = 50  # images of a line between two looks at its memory

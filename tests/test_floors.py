@@ -9,12 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = ["methods", "platform", "deploy", "pipelines"]
+ROOMS = ["data", "records", "protocols", "runs", "comparing", "sweeps", "fleet"]  # of the upper floor, in order
 FILES = [path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
 DOORS = {  # library: the files that may import it
     "mlflow": {f"platform/{name}.py" for name in ("tracking", "runs", "runs_read", "versions", "versions_pyfunc")},
     "ray.serve": {"deploy/app.py", "deploy/server.py"},
     "ray.tune": {"pipelines/sweeps/tuning.py"},
-    "boto3": {"platform/s3.py", "platform/tracking.py", "pipelines/slow_store.py"},
+    "boto3": {"platform/s3.py", "platform/tracking.py", "pipelines/fleet/slow_store.py"},
     "botocore": {"platform/s3.py", "platform/tracking.py"},
     "optuna": {"pipelines/sweeps/study.py"},
 }
@@ -46,6 +47,17 @@ def test_no_floor_imports_a_higher_one(path: Path) -> None:
         parts = name.split(".")
         if parts[0] == "everline" and parts[1] in FLOORS:
             assert FLOORS.index(parts[1]) <= mine, f"{path.name} imports {name} from a floor above"
+
+
+def test_no_room_of_the_pipelines_imports_a_later_one() -> None:
+    top = ROOT / "pipelines"
+    assert {path.parent.name for path in top.rglob("*.py")} == {*ROOMS, top.name}
+    for mine, room in enumerate(ROOMS):
+        for path in (top / room).rglob("*.py"):
+            for name in imports(path):
+                parts = name.split(".")
+                if parts[:2] == ["everline", "pipelines"] and parts[2] in ROOMS:
+                    assert ROOMS.index(parts[2]) <= mine, f"{room}/{path.name} imports {name} from a later room"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

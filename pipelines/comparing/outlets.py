@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..console import show_blocks, write_json
-from ..markdown import check_mark, escaped, filled, table_markdown, write_page
-from ..report import Report, Table, write_report
+from ..records.markdown import check_mark, escaped, filled, table_markdown, write_page
+from ..records.report import Report, Table, write_report
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..comparison import Comparison, Record
-from ..figures import shown
-from ..report import Table
+from ..records.figures import shown
+from ..records.report import Table
+from .comparison import Comparison, Record
 from .significance import FEW, LEAST, Cells, Pair, against, best_of, pair, seeds_of
 
 FIGURES = {"image_auroc": "image AUROC", "aupro": "AUPRO", "pixel_f1": "pixel F1"}

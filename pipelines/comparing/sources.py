@@ -8,7 +8,7 @@ from pathlib import Path
 from ...methods.errors import ConfigError, DataError
 from ...platform.runs_read import SHORTEST, WHOLE, find_run, finished_runs, run_text
 from ...platform.tracking import public
-from ..results import MAX_BYTES, Result, parse_result, read_result
+from ..records.results import MAX_BYTES, Result, parse_result, read_result
 
 ARTIFACT = "result.json"
 RUN_ID = re.compile(rf"[0-9a-f]{{{SHORTEST},{WHOLE}}}")

@@ -7,7 +7,7 @@ from ...platform.runs import record_run
 from ...platform.settings import read_fleet
 from ...platform.tracking import public
 from ..console import ERR, progress, teller
-from ..tracked import experiment, prepare
+from ..runs.tracked import experiment, prepare
 from .outlets import Outlets, as_text
 from .versions_compared import Compared
 from .versions_judged import Judges, read_judged

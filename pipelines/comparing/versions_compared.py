@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from ... import __version__
-from ..figures import number
-from ..judging import Judged, Told, untold
-from ..results import METRICS
+from ..protocols.judging import Judged, Told, untold
+from ..records.figures import number
+from ..records.results import METRICS
 from .rates import Share, mcnemar
 from .versions_judged import Folder, Judges
 from .versions_named import Subject

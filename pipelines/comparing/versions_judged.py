@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...methods.errors import ConfigError
-from ..datasets import Sample, list_images, read_folder
-from ..judging import Clock, Features, Judged, Panel, Told, untold
+from ..data.datasets import Sample, list_images, read_folder
+from ..protocols.judging import Clock, Features, Judged, Panel, Told, untold
 from .versions_named import Subject
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..curves import Curve
-from ..judging import Panel
-from ..report import Gallery, Picture, Report, Table
+from ..protocols.judging import Panel
+from ..records.curves import Curve
+from ..records.report import Gallery, Picture, Report, Table
 from .versions_compared import Compared, Row
 from .versions_judged import Judges
 from .versions_shown import truth

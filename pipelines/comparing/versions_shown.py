@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
-from ..figures import shown
-from ..report import Table
-from ..results import METRICS
+from ..records.figures import shown
+from ..records.report import Table
+from ..records.results import METRICS
 from .rates import Share
 from .versions_compared import Compared, Outcome, Row, means, total
 

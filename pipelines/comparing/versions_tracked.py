@@ -11,7 +11,7 @@ import json
 
 from ... import __version__
 from ...platform.runs import Run
-from ..tracked import experiment, flat, labelled, under
+from ..runs.tracked import experiment, flat, labelled, under
 from .rates import Share
 from .versions_compared import Compared, means, total
 

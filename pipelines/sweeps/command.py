@@ -11,13 +11,13 @@ import click
 
 from ...methods.errors import ConfigError, DataError, EverlineError
 from ..console import ERR, OUT, json_option, progress, show_blocks, terminable, write_json
-from ..datasets import Task
-from ..markdown import MARK, check_mark, filled, markdown_options, write_page
+from ..data.datasets import Task
 from ..options import MANY, ManyValues, check_source, gather, read_sources, set_option, source_options
-from ..protocol_options import protocol_options
-from ..protocols import PROTOCOLS
-from ..tracked import tracking_option
-from ..trial import is_file
+from ..protocols.protocols import PROTOCOLS
+from ..protocols.trial import is_file
+from ..records.markdown import MARK, check_mark, filled, markdown_options, write_page
+from ..runs.protocol_options import protocol_options
+from ..runs.tracked import tracking_option
 from .features import Prepared
 from .objectives import OBJECTIVES
 from .outcome import Outcome

@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from ..comparing.comparison import Comparison, Record
+from ..comparing.comparison_continual import trends
+from ..comparing.comparison_curves import drawings, lowest
+from ..comparing.labels import typed
 from ..comparing.sources import Source
-from ..comparison import Comparison, Record
-from ..comparison_continual import trends
-from ..comparison_curves import drawings, lowest
-from ..curves import Curve
-from ..labels import typed
-from ..results import Result
+from ..records.curves import Curve
+from ..records.results import Result
 from .outcome import Outcome, auroc
 from .outcome_rows import Row
 from .record import TrialRecord

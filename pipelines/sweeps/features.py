@@ -19,10 +19,10 @@ from ... import __version__
 from ...methods.registry import build
 from ...platform.featurestore import FeatureStore
 from ...platform.featurewriter import write_features
-from ..datasets import Task
-from ..fingerprint import checksum, digest
-from ..judging import Features, Told, untold
-from ..trial import Trial, is_file
+from ..data.datasets import Task
+from ..data.fingerprint import checksum, digest
+from ..protocols.judging import Features, Told, untold
+from ..protocols.trial import Trial, is_file
 
 NAME = 100  # characters of a task's name in that of its folder; the checksum tells tasks apart
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...methods.errors import DataError
-from ..datasets import Task
+from ..data.datasets import Task
 from .record import HELD_OUT, SEARCH
 
 

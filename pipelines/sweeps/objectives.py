@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..results import TIMES, Result
+from ..records.results import TIMES, Result
 
 Measures = Mapping[str, float]
 

@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..figures import FIGURES
-from ..results import METRICS, TIMES, Result, TaskResult
+from ..records.figures import FIGURES
+from ..records.results import METRICS, TIMES, Result, TaskResult
 from .objectives import measures
 from .record import COMPLETE, TrialRecord
 from .settings import SweepSettings

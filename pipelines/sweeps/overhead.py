@@ -11,7 +11,7 @@ import click
 
 from ...methods.errors import DataError, EverlineError
 from ..console import json_option, progress, show_table, write_json
-from ..datasets import Task
+from ..data.datasets import Task
 from ..options import ManyValues, check_source, gather, read_sources, set_option, source_options
 from .command import data_at, words_of
 from .conductor import Conductor

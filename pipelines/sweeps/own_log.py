@@ -25,8 +25,8 @@ import numpy as np
 from ...methods.errors import ConfigError, DataError, ImageError, StoreError
 from ...platform.images import suffix_of
 from ...platform.log import LogReader
-from ..datasets import Task, read_folder
-from ..fingerprint import digest
+from ..data.datasets import Task, read_folder
+from ..data.fingerprint import digest
 from .own_labels import GUARD, NOBODY, OPERATOR, Label, read_labels
 from .synthetic import spoil
 

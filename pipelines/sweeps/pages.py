@@ -8,11 +8,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ..curves import picture as drawn
-from ..figures import shown
-from ..labels import typed
-from ..markdown import table_markdown
-from ..report import Cell, Panel, Report, Table
+from ..comparing.labels import typed
+from ..records.curves import picture as drawn
+from ..records.figures import shown
+from ..records.markdown import table_markdown
+from ..records.report import Cell, Panel, Report, Table
 from .diagrams import against_memory, best_of_methods, described, diagrams, records_of
 from .objectives import OBJECTIVES
 from .outcome import TOLERANCE, Outcome

@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...methods.errors import DataError
 from ...platform import pictures
-from ..datasets import Task
-from ..judging import Judged
-from ..view import View
+from ..data.datasets import Task
+from ..data.view import View
+from ..protocols.judging import Judged
 
 EACH = 2  # images in a row
 SIDE = 112  # pixels of a tile

@@ -14,8 +14,8 @@ import click
 
 from ...methods.errors import ConfigError, DataError, WeightsError
 from ...platform.cluster import connect, disconnect
-from ..datasets import Task
-from ..trial import Trial
+from ..data.datasets import Task
+from ..protocols.trial import Trial
 from .conductor import Conductor
 from .features import Prepared, feature_key, prepare
 from .record import TrialRecord

@@ -21,9 +21,9 @@ from ...platform.statefiles import digest
 from ...platform.threads import threads
 from ...platform.tracking import prepare_tracking
 from ...platform.versions import Versions
-from ..course import draw, learn_all
-from ..datasets import Task
-from ..judging import Bench, Told, untold
+from ..data.datasets import Task
+from ..protocols.course import draw, learn_all
+from ..protocols.judging import Bench, Told, untold
 from .settings import SweepSettings
 
 HELD_BACK = 0.3

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ...methods.errors import DataError
+from ..data.fingerprint import checksum
 from ..files import Whole
-from ..fingerprint import checksum
-from ..results import MAX_BYTES, Result
-from ..rows import Row
+from ..records.results import MAX_BYTES, Result
+from ..records.rows import Row
 
 SEARCH, HELD_OUT = "search", "held-out"
 COMPLETE, STOPPED, FAILED = "complete", "stopped", "failed"

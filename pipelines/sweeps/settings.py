@@ -8,10 +8,10 @@ from typing import Any
 from ... import __version__
 from ...methods.errors import ConfigError, DataError, UnknownName
 from ...methods.registry import METHODS, method
-from ..continual import Continual
-from ..protocols import PROTOCOLS
-from ..rows import Row
-from ..trial import Trial
+from ..protocols.continual import Continual
+from ..protocols.protocols import PROTOCOLS
+from ..protocols.trial import Trial
+from ..records.rows import Row
 from .objectives import OBJECTIVES
 
 FORMAT = 1

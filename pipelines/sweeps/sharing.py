@@ -13,12 +13,12 @@ import torch
 
 from ...methods.errors import DataError, EverlineError
 from ..console import json_option, progress, show_table, teller, write_json
-from ..datasets import Task
-from ..fingerprint import fingerprint
-from ..judging import Features, Told
+from ..data.datasets import Task
+from ..data.fingerprint import fingerprint
 from ..options import ManyValues, check_source, gather, read_sources, set_option, source_options
-from ..results import TaskResult
-from ..trial import Trial
+from ..protocols.judging import Features, Told
+from ..protocols.trial import Trial
+from ..records.results import TaskResult
 from .features import prepare, stored
 
 TITLE = "seconds of a trial, {method} under {protocol} at {size} pixels, {threads} thread(s)"

@@ -19,12 +19,12 @@ from typing import Any
 
 from ...methods.errors import ConfigError, DataError, TrackingError
 from ...platform.log import locked
-from ..datasets import Task
+from ..data.datasets import Task
+from ..data.fingerprint import digest, fingerprint
 from ..files import Whole
-from ..fingerprint import digest, fingerprint
-from ..report import write_report
-from ..results import MAX_BYTES
-from ..trial import is_file
+from ..protocols.trial import is_file
+from ..records.report import write_report
+from ..records.results import MAX_BYTES
 from .conductor import Conductor
 from .objectives import OBJECTIVES
 from .outcome import Outcome

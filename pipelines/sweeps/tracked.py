@@ -23,11 +23,11 @@ from typing import Any
 from ...methods.errors import DataError, StoreError, TrackingError
 from ...platform.runs import PARENT, add_run, begin_run, drop_run, end_run, resume_run, runs_with
 from ...platform.tracking import prepare_tracking
+from ..data.fingerprint import checksum
 from ..files import Whole
-from ..fingerprint import checksum
-from ..results import MAX_BYTES
-from ..rows import Row
-from ..tracked import landed_in
+from ..records.results import MAX_BYTES
+from ..records.rows import Row
+from ..runs.tracked import landed_in
 from .outcome import Outcome
 from .pages import read_picture
 from .record import FAILED, TrialRecord

@@ -18,9 +18,9 @@ from dataclasses import replace
 
 from ... import __version__
 from ...platform.runs import Run
-from ..curves import picture as drawn
-from ..results import METRICS
-from ..tracked import flat, title, to_run, under
+from ..records.curves import picture as drawn
+from ..records.results import METRICS
+from ..runs.tracked import flat, title, to_run, under
 from .diagrams import of_trial
 from .objectives import measures
 from .outcome import Outcome

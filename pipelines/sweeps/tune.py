@@ -12,7 +12,7 @@ from ...methods.registry import build, method
 from ...platform.log import LogReader, has_log, line_folder
 from ...platform.settings import LineSettings, read_fleet
 from ..console import ERR, OUT, fleet_option, json_option, write_json
-from ..tracked import tracking_option
+from ..runs.tracked import tracking_option
 from .command import FOLDER, conduct, data_at, sizes_of, words_of
 from .objectives import OBJECTIVES
 from .outcome import Outcome

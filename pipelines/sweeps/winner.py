@@ -7,7 +7,7 @@ from typing import Any
 from ...methods.errors import ConfigError, DataError
 from ...platform.settings import Fleet, read_fleet
 from ..console import ERR, progress, teller
-from ..datasets import Task
+from ..data.datasets import Task
 from .outcome import Outcome
 from .publish import propose
 from .settings import SweepSettings

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 from ...methods.errors import EverlineError
-from ..course import PerTask
-from ..datasets import Task
+from ..data.datasets import Task
 from ..files import Whole
-from ..judging import Judged, Reached, untold
 from ..options import data_of, read_sources
-from ..results import METRICS, TIMES, TaskResult
+from ..protocols.course import PerTask
+from ..protocols.judging import Judged, Reached, untold
+from ..records.results import METRICS, TIMES, TaskResult
 from .features import stored
 from .halving import stops
 from .holdout import halves

@@ -5,8 +5,8 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from everline.pipelines.continued import FIGURES, Continued
-from everline.pipelines.results import METRICS, Result, TaskResult
+from everline.pipelines.records.continued import FIGURES, Continued
+from everline.pipelines.records.results import METRICS, Result, TaskResult
 
 MATRIX = [[0.8, 0.2, 0.4], [0.9, 0.6, 0.3], [0.5, 0.4, 0.7]]
 Named = Mapping[str, Any]

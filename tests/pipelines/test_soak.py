@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from everline.pipelines.slow_store import Weather
+from everline.pipelines.fleet.slow_store import Weather
 from everline.pipelines.soak import slope
 
 
@@ -34,7 +34,7 @@ def test_killed_lines_on_a_slow_store_end_as_lines_that_were_left_alone(parts: l
 
 
 def test_a_store_is_slow_for_a_while_and_refuses_a_part_of_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("everline.pipelines.slow_store.DELAY_S", 0.0)
+    monkeypatch.setattr("everline.pipelines.fleet.slow_store.DELAY_S", 0.0)
     weather = Weather(0.3)
     assert not any(weather.refuses() for _ in range(20))
     weather.begin()

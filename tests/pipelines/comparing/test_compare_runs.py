@@ -12,14 +12,14 @@ import pytest
 from click.testing import CliRunner
 from click.testing import Result as Ran
 from everline.methods.errors import ConfigError, DataError, EverlineError
-from everline.pipelines.compare import compare
 from everline.pipelines.comparing import sources
+from everline.pipelines.comparing.compare import compare
+from everline.pipelines.comparing.comparison import Comparison
 from everline.pipelines.comparing.paired import cells, paired
 from everline.pipelines.comparing.sources import Source
-from everline.pipelines.comparison import Comparison
-from everline.pipelines.continued import Continued, pooled_runs
-from everline.pipelines.results import METRICS, Result, SeedRun, TaskResult, write_result
-from everline.pipelines.tracked import prepare, track
+from everline.pipelines.records.continued import Continued, pooled_runs
+from everline.pipelines.records.results import METRICS, Result, SeedRun, TaskResult, write_result
+from everline.pipelines.runs.tracked import prepare, track
 from everline.platform.runs import Run, record_run
 from scipy.stats import ttest_rel
 

@@ -14,13 +14,13 @@ from click.testing import Result as Ran
 from everline.methods.backbones import Backbone
 from everline.methods.errors import ConfigError, DataError, EverlineError, TrackingError, UnknownLine, UnknownVersion
 from everline.methods.metrics import evaluate
-from everline.pipelines.compare import compare
 from everline.pipelines.comparing import versions_page, versions_shown
+from everline.pipelines.comparing.compare import compare
 from everline.pipelines.comparing.versions_compared import Compared
 from everline.pipelines.comparing.versions_judged import Judges, read_judged
 from everline.pipelines.comparing.versions_named import is_version, load, resolve
-from everline.pipelines.datasets import read_folder
-from everline.pipelines.view import View
+from everline.pipelines.data.datasets import read_folder
+from everline.pipelines.data.view import View
 from everline.platform.calibration import Calibration
 from everline.platform.line import Scorer, embed_image
 from everline.platform.settings import read_fleet

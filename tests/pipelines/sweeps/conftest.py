@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from everline.pipelines.results import METRICS, Result, SeedRun, TaskResult
+from everline.pipelines.records.results import METRICS, Result, SeedRun, TaskResult
 from everline.pipelines.sweeps.objectives import OBJECTIVES, measures
 from everline.pipelines.sweeps.outcome import Outcome
 from everline.pipelines.sweeps.record import COMPLETE, SEARCH, Item, TrialRecord

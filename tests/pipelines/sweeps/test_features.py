@@ -13,14 +13,14 @@ from everline.methods.backbones import Backbone
 from everline.methods.detector import FeatureDetector
 from everline.methods.errors import Corrupt, DataError
 from everline.methods.registry import METHODS
-from everline.pipelines.datasets import Task, read_folder
-from everline.pipelines.drift import Drift
-from everline.pipelines.fingerprint import digest, fingerprint
-from everline.pipelines.judging import Features
+from everline.pipelines.data.datasets import Task, read_folder
+from everline.pipelines.data.drift import Drift
+from everline.pipelines.data.fingerprint import digest, fingerprint
+from everline.pipelines.protocols.judging import Features
+from everline.pipelines.protocols.trial import Trial
 from everline.pipelines.sweeps import features as module
 from everline.pipelines.sweeps import sharing
 from everline.pipelines.sweeps.features import Prepared, feature_key, prepare, store_folder, stored
-from everline.pipelines.trial import Trial
 from safetensors.torch import save_file
 from torch import Tensor
 

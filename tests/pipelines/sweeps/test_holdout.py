@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from everline.methods.errors import DataError
-from everline.pipelines.datasets import Sample, Task
+from everline.pipelines.data.datasets import Sample, Task
 from everline.pipelines.sweeps.holdout import halves
 from everline.pipelines.sweeps.record import HELD_OUT, SEARCH
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from everline.methods.coreset import Coreset
 from everline.methods.detector import Traits
-from everline.pipelines.continued import Continued
-from everline.pipelines.results import METRICS, Result
+from everline.pipelines.records.continued import Continued
+from everline.pipelines.records.results import METRICS, Result
 from everline.pipelines.sweeps.objectives import FRONT, front
 from everline.pipelines.sweeps.outcome import TOLERANCE
 from everline.pipelines.sweeps.record import Item, TrialRecord

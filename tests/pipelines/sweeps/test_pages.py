@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from everline.pipelines.continued import Continued
-from everline.pipelines.curves import svg
-from everline.pipelines.report import render
-from everline.pipelines.results import Result
+from everline.pipelines.records.continued import Continued
+from everline.pipelines.records.curves import svg
+from everline.pipelines.records.report import render
+from everline.pipelines.records.results import Result
 from everline.pipelines.sweeps.diagrams import against_bytes, against_memory, of_trial, over_stream
 from everline.pipelines.sweeps.pages import (
     MOST_BYTES,

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from everline.pipelines.datasets import Task, read_folder
-from everline.pipelines.judging import Judged
+from everline.pipelines.data.datasets import Task, read_folder
+from everline.pipelines.data.view import View
+from everline.pipelines.protocols.judging import Judged
 from everline.pipelines.sweeps.pictures import EACH, GAP, HEAD, SIDE, chosen, heatmaps
-from everline.pipelines.view import View
 from numpy.typing import NDArray
 from PIL import Image
 

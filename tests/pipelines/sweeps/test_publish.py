@@ -8,7 +8,7 @@ import pytest
 import torch
 from everline.methods.errors import ConfigError, DataError, UnknownLine
 from everline.methods.registry import build, restore
-from everline.pipelines.datasets import Task, read_folder
+from everline.pipelines.data.datasets import Task, read_folder
 from everline.pipelines.sweeps.publish import fresh, propose, train
 from everline.pipelines.sweeps.settings import SweepSettings
 from everline.platform.line import embed_image

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from everline.pipelines.datasets import Task
+from everline.pipelines.data.datasets import Task
 from everline.pipelines.sweeps.record import FAILED, TrialRecord, write_trial
 from everline.pipelines.sweeps.settings import SweepSettings
 from everline.pipelines.sweeps.sweep import Sweep

@@ -13,15 +13,15 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner, Result
 from everline.methods.errors import ConfigError, DataError, EverlineError, StoreError
-from everline.pipelines.judging import untold
 from everline.pipelines.main import cli
+from everline.pipelines.protocols.judging import untold
+from everline.pipelines.protocols.trial import Trial
 from everline.pipelines.sweeps.conductor import Conductor
 from everline.pipelines.sweeps.record import FAILED, Item, TrialRecord
 from everline.pipelines.sweeps.settings import SweepSettings
 from everline.pipelines.sweeps.sweep import read_settings
 from everline.pipelines.sweeps.tuning import _lost, item_of
 from everline.pipelines.sweeps.work import Job
-from everline.pipelines.trial import Trial
 
 SMALL = ["--set", "size=64", "sigma=1"]
 

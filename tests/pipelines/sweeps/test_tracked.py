@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from everline.methods.errors import StoreError, TrackingError
-from everline.pipelines.continued import Continued
-from everline.pipelines.results import Result, read_result
+from everline.pipelines.records.continued import Continued
+from everline.pipelines.records.results import Result, read_result
 from everline.pipelines.sweeps import tracked as module
 from everline.pipelines.sweeps.record import Item, TrialRecord
 from everline.pipelines.sweeps.tracked import FILE, Tracked

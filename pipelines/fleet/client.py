@@ -1,0 +1,45 @@
+"""A small HTTP client of `everline serve`: what the demo measures with, and an example of how to call it."""
+
+import json
+import time
+from http.client import HTTPConnection
+from typing import Any
+from urllib.parse import quote
+
+from ...methods.errors import EverlineError
+
+
+class Client:
+    """One keep-alive connection to a server. Not for use from several threads at once."""
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 8000, timeout_s: float = 60.0) -> None:
+        self.port = port
+        self._connection = HTTPConnection(host, port, timeout=timeout_s)
+
+    def inspect(self, line: str, data: bytes, *, learn: bool = True) -> dict[str, Any]:
+        """An encoded image -> the server's answer, with `latency_ms` as seen from here."""
+        start = time.perf_counter()
+        answer = self._ask("POST", f"/lines/{quote(line)}/inspect?learn={str(learn).lower()}", data, "image/*")
+        return {**answer, "latency_ms": (time.perf_counter() - start) * 1000}
+
+    def rollback(self, line: str, version: int | None = None) -> dict[str, Any]:
+        """Makes an older version current."""
+        body = json.dumps({} if version is None else {"version": version}).encode()
+        return self._ask("POST", f"/lines/{quote(line)}/rollback", body, "application/json")
+
+    def get(self, path: str) -> Any:
+        """A GET request's answer."""
+        return self._ask("GET", path, None, "")
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._connection.close()
+
+    def _ask(self, verb: str, path: str, body: bytes | None, kind: str) -> Any:
+        headers = {"Content-Type": kind} if body is not None else {}
+        self._connection.request(verb, path, body, headers)
+        response = self._connection.getresponse()
+        answer = json.loads(response.read())
+        if response.status != 200:
+            raise EverlineError(f"{verb} {path}: {response.status}: {answer['error']['message']}")
+        return answer

@@ -1,0 +1,186 @@
+"""`everline lines`, `versions`, `rollback` and `log`: looking at a fleet and its logs."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ...methods.errors import StoreError, TrackingError, UnknownLine
+from ...platform.actor import answer, line_handle, start_line
+from ...platform.cluster import connect, disconnect
+from ...platform.log import LogReader, has_log, line_folder, verify
+from ...platform.rebuild import Rebuilt, rebuild
+from ...platform.settings import Fleet, read_fleet
+from ...platform.tracking import prepare_tracking
+from ...platform.versions import Versions
+from .. import log_export, log_speed
+from ..console import ERR, OUT, fleet_option, json_option, progress, show_table, teller, write_json
+
+
+@click.command()
+@fleet_option
+@json_option
+def lines(fleet_file: Path, json_file: Path | None) -> None:
+    """The lines of a fleet: method, records in the log, current version."""
+    fleet = read_fleet(fleet_file)
+    prepare_tracking(fleet.tracking, artifacts=fleet.artifacts)
+    found = []
+    for name, settings in fleet.lines.items():
+        reader = LogReader(line_folder(fleet.store, name))
+        found.append(
+            {
+                "line": name,
+                "method": settings.method,
+                "records": len(reader),
+                "inspected": len(reader.ids()),
+                "version": Versions(fleet.tracking, name).current(),
+            }
+        )
+    write_json(found, json_file)
+    if str(json_file) != "-":
+        show_table("lines", list(found[0]), [list(row.values()) for row in found])
+
+
+@click.command()
+@click.argument("line")
+@click.option(
+    "--rebuild", "number", type=int, metavar="V", help="Make version V again from the log; compare all bits."
+)
+@fleet_option
+@json_option
+def versions(line: str, number: int | None, fleet_file: Path, json_file: Path | None) -> None:
+    """The published versions of LINE, newest first.
+
+    --rebuild V folds the line's log from its first record as the version says that it was made, and compares the bits
+    with those that MLflow holds; the line may run meanwhile. Exit status 1: they differ, or the log alone did not make
+    that version.
+    """
+    fleet = _fleet_with(line, fleet_file)
+    if number is not None:
+        _prove(line, number, fleet, json_file)
+        return
+    found = [asdict(version) for version in Versions(fleet.tracking, line).list()]
+    write_json(found, json_file)
+    if str(json_file) != "-":
+        columns = ["version", "alias", "learned", "threshold", "calibrated", "made (UTC)"]
+        show_table(
+            f"versions of {line}",
+            columns,
+            [
+                (
+                    v["version"],
+                    ", ".join(v["aliases"]),
+                    v["images_learned"],
+                    v["threshold"],
+                    "yes" if v["calibrated"] else "no",
+                    datetime.fromtimestamp(v["created_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
+                )
+                for v in found
+            ],
+        )
+
+
+@click.command()
+@click.argument("line")
+@click.argument("version", type=int, required=False)
+@fleet_option
+@json_option
+def rollback(line: str, version: int | None, fleet_file: Path, json_file: Path | None) -> None:
+    """Make VERSION of LINE current again; without VERSION, the one before the current one."""
+    fleet = _fleet_with(line, fleet_file)
+    number = ask_line(line, fleet, lambda handle: handle.rollback.remote(version))
+    write_json({"line": line, "version": number}, json_file)
+    if str(json_file) != "-":
+        OUT.print(f"{line}: version {number} is current")
+
+
+@click.group()
+def log() -> None:
+    """Look into a line's log."""
+
+
+log.add_command(log_export.export)
+log.add_command(log_speed.speed)
+
+
+@log.command("verify")
+@click.argument("line")
+@fleet_option
+@json_option
+def verify_log(line: str, fleet_file: Path, json_file: Path | None) -> None:
+    """Check every checksum of LINE's log, the order of its records, and that no image is in it twice."""
+    fleet = read_fleet(fleet_file)
+    fleet.line(line)
+    folder = line_folder(fleet.store, line)
+    if not has_log(folder):
+        raise StoreError(f"line {line} has no log in {fleet.store} yet: nothing was ever sent to it.")
+    found = verify(folder)
+    write_json(asdict(found), json_file)
+    if str(json_file) != "-":
+        OUT.print(f"{line}: {found.records} records, {found.inspected} images, {found.unique} different ids")
+        for problem in found.problems:
+            OUT.print(f"  {problem}", markup=False)
+        OUT.print("ok" if found.ok else "not ok")
+    if not found.ok:
+        raise SystemExit(1)
+
+
+def ready_for_lines(fleet: Fleet) -> None:
+    """Prepares the tracking store. A server that does not answer is told of: lines go on without one.
+
+    Raises ConfigError, and TrackingError where the store is a file.
+    """
+    try:
+        prepare_tracking(fleet.tracking, artifacts=fleet.artifacts)
+    except TrackingError as error:
+        if fleet.tracking.startswith("sqlite:"):
+            raise
+        ERR.print(f"{error}\nLines go on; versions wait in their logs.", markup=False, soft_wrap=True)
+
+
+def ask_line(line: str, fleet: Fleet, ask: Callable[[Any], Any]) -> Any:
+    """What a line answers; one that does not run is started for it, and closed. ask: handle -> reference."""
+    connect()
+    try:
+        try:
+            handle, started = line_handle(line, fleet.store), False
+        except UnknownLine:
+            handle, started = start_line(line, fleet)
+        answered = answer(ask(handle))
+        if started:
+            answer(handle.close.remote())
+        return answered
+    finally:
+        disconnect()
+
+
+def _fleet_with(line: str, fleet_file: Path) -> Fleet:
+    fleet = read_fleet(fleet_file)
+    fleet.line(line)
+    prepare_tracking(fleet.tracking, artifacts=fleet.artifacts)
+    return fleet
+
+
+def _prove(line: str, number: int, fleet: Fleet, json_file: Path | None) -> None:
+    reader = LogReader(line_folder(fleet.store, line))
+    with progress() as bars:
+        kept = Versions(fleet.tracking, line)
+        found = rebuild(kept, number, reader, fleet.line(line), teller(bars, f"{line} version {number}"))
+    write_json(found.to_json(), json_file)
+    if str(json_file) != "-":
+        _show_rebuilt(found)
+    if not found.equal:
+        raise SystemExit(1)
+
+
+def _show_rebuilt(found: Rebuilt) -> None:
+    says = {True: "equal to the last bit", False: "NOT equal", None: "cannot be proved"}[found.equal]
+    about = f": {found.images_learned} images of {found.records} records" if found.published else ""
+    OUT.print(f"{found.line}: version {found.version} rebuilt from the log is {says}{about}", highlight=False)
+    for sentence in (*found.differences, *found.caveats):
+        OUT.print(f"  {sentence}", markup=False, highlight=False, soft_wrap=True)
+    if found.equal is False and found.published:
+        OUT.print("  what was rebuilt is what was published: what MLflow holds was changed since", highlight=False)

@@ -1,0 +1,246 @@
+"""`everline up`, `down` and `status` as people use them: on one machine, over the loss of a head, and of a node."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from everline.platform.line import Line
+from everline.platform.log import LogReader, line_folder, verify
+from everline.platform.settings import read_fleet
+from everline.platform.versions import Versions
+
+Cluster = tuple[Callable[..., Any], dict[str, Any]]
+HERE = Path(__file__).parent
+LINE = {"method": "coreset", "false_reject_rate": 0.05, "params": {"size": 64, "memory": 100}}
+MAIN = [sys.executable, "-c", "from everline.pipelines.main import main; main()"]
+
+
+@dataclass
+class Said:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Typist:
+    """A user in a folder with a fleet file; see typist.py."""
+
+    def __init__(self, folder: Path, process: "subprocess.Popen[str]") -> None:
+        self.folder, self._process = folder, process
+
+    def write(self, **lines: dict[str, Any]) -> None:
+        plain = {"store": "store", "tracking": f"sqlite:///{self.folder}/mlflow.db", "lines": lines}
+        (self.folder / "fleet.yaml").write_text(yaml.safe_dump(plain))
+
+    def types(self, *words: str, code: int = 0) -> Said:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(words), file=self._process.stdin, flush=True)
+        said = Said(**json.loads(self._process.stdout.readline()))
+        assert said.code == code, (words, said)
+        return said
+
+    def states(self, code: int = 0) -> dict[str, Any]:
+        return {row["line"]: row for row in self.types("status", "--json", "-", code=code).json}
+
+    @property
+    def log(self) -> Path:
+        return line_folder(self.folder / "store", "mono")
+
+
+@contextmanager
+def typist(folder: Path, parts: list[bytes], **env: str) -> Iterator[Typist]:
+    (folder / "images").mkdir()
+    for index, data in enumerate(parts):
+        (folder / "images" / f"{index:03d}.png").write_bytes(data)
+    kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | env
+    with subprocess.Popen(
+        [sys.executable, str(HERE / "typist.py")],
+        cwd=folder,
+        env=kept,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        yield Typist(folder, process)
+
+
+def of_ray(folder: str) -> list[psutil.Process]:
+    """The processes of the clusters below a folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if any(folder in word for word in process.info["cmdline"] or []):
+            found += [process, *process.children(recursive=True)]
+    return found
+
+
+def killed(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(processes, 20)
+
+
+@pytest.fixture
+def user(tmp_path: Path, parts: list[bytes], tracking_uri: str) -> Iterator[Typist]:
+    """On a machine where no Ray runs; what runs in the end is ended."""
+    with tempfile.TemporaryDirectory(prefix="ev", dir="/tmp", ignore_cleanup_errors=True) as ray:
+        try:
+            with typist(tmp_path, parts, RAY_TMPDIR=ray) as one:
+                one.ray = ray  # type: ignore[attr-defined]
+                yield one
+        finally:
+            killed(of_ray(ray))
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    give_up = time.monotonic() + 100
+    while not (found := condition()):
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
+    return found
+
+
+@pytest.mark.slow
+def test_what_runs_is_made_equal_to_what_the_file_says(user: Any) -> None:
+    user.write(mono=LINE, poly=LINE)
+    assert user.states(code=1)["mono"]["state"] == "down"
+    assert "mono: start\npoly: start\n" in user.types("up", "--dry-run").err
+    assert user.states(code=1)["mono"]["state"] == "down"
+
+    first = user.types("up").err
+    assert "mono: started\n" in first
+    assert "started a Ray cluster" in first
+    again = user.types("up", "fleet.yaml")
+    assert "nothing changed" in again.err
+    assert "mono: runs\n" in again.err
+    told = json.loads(user.types("stream", "mono", "images", "--json", "-").out)
+    assert told["acknowledged"] == 60
+
+    faster, nowhere = {**LINE, "publish_every": 300}, {**LINE, "place": "nowhere"}
+    user.write(mono=faster, other=nowhere)
+    said = user.types("up", code=1).err
+    assert "poly: stopped (it is not in the file)" in said
+    assert "mono: started again (publish_every: 200 -> 300)" in said
+    assert "other: could not be started: line other: no node has nowhere 0.001" in said
+    states = user.states(code=1)
+    assert (states["mono"]["state"], states["mono"]["images_learned"]) == ("running", told["status"]["images_learned"])
+    assert states["other"]["state"] == "down"
+    assert "no node has nowhere" in states["other"]["problem"]
+
+    said = user.types("down").err
+    assert "mono: stopped\n" in said
+    assert "the Ray cluster has ended" in said
+    assert not of_ray(user.ray)
+    assert verify(user.log).ok
+    assert "nothing changed" in user.types("down", "fleet.yaml").err
+
+
+@pytest.mark.slow
+def test_after_the_loss_of_the_head_up_goes_on_where_it_was(user: Any) -> None:
+    user.write(mono=LINE)
+    user.types("up")
+    learned = json.loads(user.types("stream", "mono", "images", "--json", "-").out)["status"]["images_learned"]
+    killed(of_ray(user.ray))  # head, worker and line, as when the power goes
+    assert user.states(code=1)["mono"]["state"] == "down"
+    assert "mono: started\n" in user.types("up").err
+    told = json.loads(user.types("stream", "mono", "images", "--json", "-").out)
+    assert (told["duplicates"], told["admitted"], told["status"]["images_learned"]) == (60, 0, learned)
+    user.types("down")
+    assert (verify(user.log).unique, verify(user.log).ok) == (60, True)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Cluster]:
+    """A head and three nodes that take lines (sweeps/nodes.py): ask("cut", NODE), and what it said first."""
+    command = [sys.executable, str(HERE.parent / "sweeps" / "nodes.py"), *"0111"]
+    with subprocess.Popen(
+        command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+
+        def ask(*words: object) -> Any:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            print(*words, file=process.stdin, flush=True)
+            return json.loads(process.stdout.readline() or "null")
+
+        assert process.stdout is not None
+        yield ask, json.loads(process.stdout.readline())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", [False, True], ids=["dead", "only thought dead"])
+def test_a_lost_nodes_line_comes_up_on_another(
+    nodes: Cluster,
+    tmp_path: Path,
+    parts: list[bytes],
+    tracking_uri: str,
+    frozen: bool,
+) -> None:
+    ask, told = nodes
+    with typist(tmp_path, parts, RAY_ADDRESS=told["address"]) as user:
+        user.write(mono={**LINE, "place": "hall"})
+        user.types("up")
+        before = user.states()["mono"]
+        (lost,) = (node for node in told["others"] if node.startswith(before["node"]))
+        stream = subprocess.Popen(
+            [*MAIN, "stream", "mono", "images", "--json", "out.json"],
+            cwd=tmp_path,
+            env={**os.environ, "RAY_ADDRESS": told["address"]},
+        )
+        until(lambda: len(LogReader(user.log)) >= 10)
+        if frozen:
+            os.kill(before["pid"], signal.SIGSTOP)
+            (user.log / "lock").unlink()  # between two machines it may not reach: only the epoch keeps them apart
+            ask("cut", lost)
+        else:
+            ask("kill", lost, before["pid"])
+        start, length = time.monotonic(), len(LogReader(user.log))
+        until(lambda: len(LogReader(user.log)) > length)
+        sys.stdout.write(f"{time.monotonic() - start:.1f} s until the next record\n")  # pytest -rP shows it
+        if frozen:
+            os.kill(before["pid"], signal.SIGCONT)  # it goes on with the image that it had
+        assert stream.wait(100) == 0
+        after = user.states()["mono"]
+        assert after["state"] == "running"
+        assert after["pid"] != before["pid"]
+        assert after["node"] != before["node"]
+        user.types("down")
+        if frozen:
+            ask("end", lost)
+    assert json.loads((tmp_path / "out.json").read_text())["acknowledged"] == 60
+    found = verify(user.log)
+    assert (found.inspected, found.unique, found.ok) == (60, 60, True)
+    assert digest(user, "store") == digest(user, "again")
+
+
+def digest(user: Typist, store: str) -> str:
+    """Of the line as it was closed (`store`), or of a fold over nothing but its log (`again`)."""
+    fleet = read_fleet(user.folder / "fleet.yaml")
+    if store == "again":
+        shutil.copytree(user.log, user.folder / store / "mono", ignore=shutil.ignore_patterns("checkpoints"))
+    line = Line("mono", fleet.line("mono"), user.folder / store, Versions(fleet.tracking, "mono"))
+    try:
+        return line.digest()
+    finally:
+        line.writer.release()
