@@ -16,7 +16,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from everline.methods.conformance import images
 from everline.methods.errors import Corrupt, NoSpace, SecondWriter, StoreDown
-from everline.pipelines.undisturbed import Kept, undisturbed
+from everline.pipelines.fleet.undisturbed import Kept, undisturbed
 from everline.platform import s3, segment, spool
 from everline.platform.line import Line
 from everline.platform.log import LogReader, LogWriter, verify
