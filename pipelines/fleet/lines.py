@@ -16,8 +16,8 @@ from ...platform.rebuild import Rebuilt, rebuild
 from ...platform.settings import Fleet, read_fleet
 from ...platform.tracking import prepare_tracking
 from ...platform.versions import Versions
-from .. import log_export, log_speed
 from ..console import ERR, OUT, fleet_option, json_option, progress, show_table, teller, write_json
+from . import log_export, log_speed
 
 
 @click.command()
