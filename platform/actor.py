@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import ray
 import torch
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
 
 from ..methods.errors import (
     ConfigError,
@@ -46,6 +46,7 @@ RETRY_S = 2.0
 TEND_S = 5.0  # between two looks at whether something is owed
 ROOM_S = 5.0  # that a caller waits for room in one call
 PLACE_S = 60.0  # for a node that has room for a line which reserves something
+GONE_S = 10.0  # until Ray has forgotten an actor that was killed
 OPEN_S = 600.0  # for a process that dies while its line is opened; opening itself may take as long as it takes
 BESIDE = 64  # calls beside images and those who wait for room
 T = TypeVar("T")
@@ -247,13 +248,9 @@ def start_line(name: str, fleet: Fleet, detached: bool = False) -> tuple[Any, bo
     it, and LineDown where none takes it now.
     """
     settings = fleet.line(name)
-    try:
-        handle = line_handle(name, fleet.store)
-        if answer(handle.settings.remote()) != settings:
-            raise ConfigError(f"line {name} runs with other settings; stop what runs it, then start it again.")
+    handle = _running(name, settings, fleet.store)
+    if handle is not None:
         return handle, False
-    except UnknownLine:
-        pass
     check_room(name, settings)
     handle = _actor(name, settings, fleet, detached)
     try:
@@ -263,6 +260,23 @@ def start_line(name: str, fleet: Fleet, detached: bool = False) -> tuple[Any, bo
         ray.kill(handle)
         raise
     return handle, True
+
+
+def _running(name: str, settings: LineSettings, store: Place) -> Any:
+    """Its handle; None where it does not run. One that was just ended still has its name for a moment."""
+    give_up = time.monotonic() + GONE_S
+    while True:
+        try:
+            handle = line_handle(name, store)
+            if answer(handle.settings.remote()) != settings:
+                raise ConfigError(f"line {name} runs with other settings; stop what runs it, then start it again.")
+            return handle
+        except UnknownLine:
+            return None
+        except LineDown as error:
+            if not isinstance(error.__cause__, ActorDiedError) or time.monotonic() > give_up:
+                raise
+            time.sleep(0.1)
 
 
 def check_room(name: str, settings: LineSettings) -> None:
