@@ -276,3 +276,9 @@ def test_a_dead_line_says_to_send_again(start: Any) -> None:
     ray.kill(handle)
     with pytest.raises(LineDown):
         insist(handle.status.remote, patience_s=0.5)
+
+
+def test_a_line_that_was_ended_this_moment_can_be_started(fleet: Fleet, start: Any) -> None:
+    for _ in range(3):
+        ray.kill(start("other"))
+    assert answer(start("other").status.remote())["state"] == "running"
