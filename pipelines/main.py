@@ -36,6 +36,7 @@ COMMANDS = {  # name: (module, attribute, first line of its help)
     "switch": ("fleet.lines", "switch", "Tell a line that another product comes."),
     "tune": ("sweeps.tune", "tune", "Try methods and parameters on a line's own log; recommend a fleet entry."),
     "up": ("fleet.up", "up", "Make what runs equal to what a fleet file says."),
+    "watch": ("fleet.watch", "watch", "Inspect every image that appears in a folder, until Ctrl-C."),
     "versions": ("fleet.lines", "versions", "The published versions of a line."),
 }
 
