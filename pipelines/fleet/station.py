@@ -75,7 +75,8 @@ class Station:
 
     def refused(self, error: Exception, id: str = "") -> dict[str, Any]:
         """An error in the verdict's shape."""
-        kind = {Dropped: "dropped", ImageError: "bad_image"}.get(type(error), "invalid")  # as over HTTP
+        kinds: dict[type, str] = {Dropped: "dropped", ImageError: "bad_image"}  # as over HTTP
+        kind = kinds.get(type(error), "invalid")
         return {"line": self.name, "id": id, "verdict": "error", "error": {"code": kind, "message": str(error)}}
 
 

@@ -92,7 +92,7 @@ class Watcher:
             for number, name in enumerate(ready, 1):
                 self._inspect(name)
                 told(self._folder / name, len(ready) - number)
-            if once and not self._looks:
+            if once and not ready and not self._looks:
                 return
             time.sleep(poll_s)
 
@@ -129,7 +129,7 @@ class Watcher:
 
     def _inspect(self, name: str) -> None:
         verdict = self._verdict(name)
-        if not (self._folder / name).exists():  # taken away while it waited
+        if verdict["verdict"] == "error" and not (self._folder / name).exists():  # taken away while it waited
             self._looks.pop(name, None)
             return
         self._out.write(json.dumps({"file": name, **verdict}, allow_nan=False) + "\n")
@@ -163,6 +163,8 @@ class Watcher:
                 return
             except FileExistsError:
                 number += 1
+            except FileNotFoundError:  # taken away meanwhile
+                return
             except OSError as error:
                 raise DataError(f"{self._folder / name}: cannot be moved to {place}: {error}") from error
 
