@@ -21,6 +21,7 @@ COMMANDS = {  # name: (module, attribute, first line of its help)
     "lines": ("fleet.lines", "lines", "The lines of a fleet and what they know."),
     "log": ("fleet.lines", "log", "A line's log: verify, export, speed."),
     "methods": ("methods", "methods", "The registered methods with their traits and parameters."),
+    "mqtt": ("fleet.mqtt", "mqtt", "Take triggers and barcodes from an MQTT broker, and send verdicts there."),
     "pretrain": (
         "runs.pretrain",
         "pretrain",
