@@ -86,7 +86,7 @@ format: setup ## mend what can be mended by itself
 
 lock: ## pin everything anew (needs uv: make setup)
 	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-	  --custom-compile-command "make lock" --extra demo --extra dev pyproject.toml -o requirements.lock
+	  --custom-compile-command "make lock" --extra demo --extra factory --extra dev pyproject.toml -o requirements.lock
 
 clean: ## remove the environment and what tools left
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -149,6 +149,11 @@ class Desk:
         await self._run(self._watch, partial(look, counter))
         return number
 
+    async def switch(self, line: str, task: str) -> int:
+        """Another product; waits for a line that is coming back. Raises UnknownLine, ConfigError, LineDown, ..."""
+        self._counter(line)
+        return int(await self._insist(line, "switch", task))
+
     def health(self) -> dict[str, Any]:
         """Whether this replica can answer, and with which versions; asks nobody."""
         watching = self._watching is not None and not self._watching.done()

@@ -37,6 +37,7 @@ from ..methods.errors import (
     UnknownVersion,
 )
 from ..platform.images import base_name, image_id
+from . import tasks
 
 log = logging.getLogger("everline.web")
 BODY_LIMIT = 32 * 2**20
@@ -79,6 +80,7 @@ class Lines(Protocol):
     async def line(self, line: str) -> dict[str, Any]: ...
     async def versions(self, line: str) -> list[dict[str, Any]]: ...
     async def rollback(self, line: str, version: int | None) -> int: ...
+    async def switch(self, line: str, task: str) -> int: ...
     def health(self) -> dict[str, Any]: ...
 
 
@@ -118,6 +120,7 @@ def application(lines: Lines, *, body_limit: int = BODY_LIMIT) -> FastAPI:
     app.add_middleware(Envelope, body_limit=body_limit)
     _handle_errors(app)
     _add_routes(app, lines)
+    tasks.add(app, lines)
     return app
 
 

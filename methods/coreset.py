@@ -87,6 +87,11 @@ class Coreset(FeatureDetector):
     )
 
     @property
+    def most_tasks(self) -> int | None:
+        """A row of the memory for each, at least."""
+        return self.memory if self.form == "routed" else None
+
+    @property
     def infers_tasks(self) -> bool:
         """Of the forms, routed does."""
         return self.form == "routed"

@@ -121,6 +121,11 @@ class Detector(ABC):
         return False
 
     @property
+    def most_tasks(self) -> int | None:
+        """How many tasks it can learn; None: any number."""
+        return None
+
+    @property
     def network_bytes(self) -> int:
         """Bytes of the weights of all networks that it needs, frozen or trained. Raises WeightsError."""
         return 0

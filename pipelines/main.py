@@ -21,6 +21,7 @@ COMMANDS = {  # name: (module, attribute, first line of its help)
     "lines": ("fleet.lines", "lines", "The lines of a fleet and what they know."),
     "log": ("fleet.lines", "log", "A line's log: verify, export, speed."),
     "methods": ("methods", "methods", "The registered methods with their traits and parameters."),
+    "mqtt": ("fleet.mqtt", "mqtt", "Take triggers and barcodes from an MQTT broker, and send verdicts there."),
     "pretrain": (
         "runs.pretrain",
         "pretrain",
@@ -33,8 +34,10 @@ COMMANDS = {  # name: (module, attribute, first line of its help)
     "status": ("fleet.up", "status", "What runs of a fleet, and why the rest does not."),
     "stream": ("fleet.stream", "stream", "Feed a folder of images to a line, which inspects and learns them."),
     "sweep": ("sweeps.command", "sweep", "Try methods, memory sizes and parameters, on one machine or a Ray cluster."),
+    "switch": ("fleet.lines", "switch", "Tell a line that another product comes."),
     "tune": ("sweeps.tune", "tune", "Try methods and parameters on a line's own log; recommend a fleet entry."),
     "up": ("fleet.up", "up", "Make what runs equal to what a fleet file says."),
+    "watch": ("fleet.watch", "watch", "Inspect every image that appears in a folder, until Ctrl-C."),
     "versions": ("fleet.lines", "versions", "The published versions of a line."),
 }
 

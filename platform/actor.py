@@ -116,6 +116,10 @@ class LineActor:
         """Makes an older version current again; returns its number."""
         return await self._alone(lambda line: line.rollback(version))
 
+    async def switch(self, task: str) -> int:
+        """From the next image on the product is this one; returns the record's number."""
+        return await self._alone(lambda line: line.switch(task))
+
     async def promote(self, version: int, instead_of: int | None) -> int:
         """Makes a version current that its gate let through; returns its number."""
         return await self._alone(lambda line: line.promote(version, instead_of))

@@ -70,6 +70,7 @@ class Fold:
         self.candidate: Candidate | None = None
         self.watermark = -1  # sequence number of the last applied record
         self.current: int | None = None  # the version that gives verdicts
+        self.task, self.switched = "", -1  # the product at hand, and the record that said so
         self.counts = {"inspected": 0, "rejected": 0, "not_admitted": 0, "published": 0}
         self._needed = Calibration((), false_reject_rate).needed
 
@@ -99,6 +100,9 @@ class Fold:
             self.counts["published"] += record.kind == "publish"
             if record.kind == "rollback":
                 self.candidate = None  # it learned what the operator has just turned down
+        elif record.kind == "task":
+            self.task, self.switched = record.data["task"], record.seq
+            self.learner.begin_task(self.task)
         self.watermark = record.seq
         return ready
 
@@ -144,6 +148,7 @@ class Fold:
         states = {"learner": self.learner.state()}
         meta: dict[str, Any] = {"watermark": self.watermark, "current": self.current, "counts": self.counts}
         meta["settings"] = self._settings()
+        meta["task"] = {"name": self.task, "record": self.switched}
         if self.candidate is not None:
             states["candidate"] = self.candidate.detector.state()
             meta["candidate"] = {"watermark": self.candidate.watermark, "scores": self.candidate.scores}
@@ -160,6 +165,8 @@ class Fold:
             self.candidate = Candidate(detector, kept["watermark"], list(kept["scores"]))
         self.watermark, self.current = meta["watermark"], meta["current"]
         self.counts = dict(meta["counts"])
+        if "task" in meta:  # older checkpoints know of no product change
+            self.task, self.switched = meta["task"]["name"], meta["task"]["record"]
 
     def _settings(self) -> dict[str, Any]:
         """What decides, beside the learner, which versions come of the records."""

@@ -35,6 +35,7 @@ from .volume import Place
 
 log = logging.getLogger("everline.line")
 MAX_ID = 256
+MAX_TASK = 64
 EMBEDDING = ("size", "backbone", "weights", "strides")  # parameters that decide what `embed` returns
 RETRY_S = 10.0  # at least, between two times that MLflow is asked while it does not answer
 RETRY_SHARE = 20  # ... and so many times as long as it took to fail: images wait for it 5 % of the time at most
@@ -165,6 +166,7 @@ class Line:
             id=id,
             time_ns=time.time_ns(),
             image=data if first is None else None,
+            task=self.fold.task,
             admitted=learn and first is None and verdict["verdict"] != "reject",
             data={"calibrated": verdict.get("calibrated", False), **({} if first is None else {"of": first})},
             score=verdict.get("score"),
@@ -207,6 +209,28 @@ class Line:
         self.settle()
         self._move_alias()
         return self._turn_to(self.versions.target(version))
+
+    def switch(self, task: str) -> int:
+        """From the next image on the product is `task`, be it new or back again; returns the number of the record.
+
+        Said again of the product at hand it changes nothing. Raises ConfigError for a name that is not 1 to 64
+        printable characters, and where the method keeps its products apart and has no room for another.
+        """
+        if not 0 < len(task) <= MAX_TASK or not task.isprintable():
+            raise ConfigError(f"line {self.name}: a task's name has 1 to {MAX_TASK} printable characters.")
+        self.settle()
+        learner = self.fold.learner
+        if task == self.fold.task:
+            return self.fold.switched
+        most = learner.most_tasks
+        if most is not None and task not in learner.tasks and len(learner.tasks) >= most:
+            raise ConfigError(
+                f"line {self.name}: {learner.name} has learned {most} tasks and has no room for {task!r}; "
+                "give it more memory."
+            )
+        record = self._append_event("task", None, task=task)
+        self.settle()
+        return record.seq
 
     def promote(self, version: int, instead_of: int | None) -> int:
         """Makes a version current that was judged better than `instead_of`, the current one (None: there is none).
@@ -297,6 +321,7 @@ class Line:
         return {
             "line": self.name,
             "method": self.settings.method,
+            "task": self.fold.task,
             **self.fold.counts,
             "records": self.writer.next_seq,
             "images_learned": learner.images_learned,
@@ -419,7 +444,7 @@ class Line:
         }
 
     def _append_event(self, kind: str, version: int | None, **data: Any) -> Record:
-        """A publish, due or rollback record; it is applied after the records that are still pending."""
+        """A publish, due, task or rollback record; it is applied after the records that are still pending."""
         (record,) = self.writer.append(
             [
                 Record(

@@ -27,10 +27,21 @@ class Reach:
 
         Raises Dropped, LineStopped, LineDown, ImageError, NoSpace, ...
         """
+        return self._insist(lambda handle: handle.inspect.remote(data, id))
+
+    def switch(self, task: str) -> int:
+        """Another product; returns the record's number. Raises ConfigError, LineStopped, LineDown, NoSpace, ..."""
+        return self._insist(lambda handle: handle.switch.remote(task))
+
+    def status(self) -> dict[str, Any]:
+        """As of `LineActor`. Raises LineDown at once."""
+        return self._ask(lambda handle: handle.status.remote(5.0))
+
+    def _insist(self, ask: Callable[[Any], Any]) -> Any:
         give_up = None  # counted from the first failure: a node that falls silent costs a minute before that
         while True:
             try:
-                return self._ask(lambda handle: handle.inspect.remote(data, id))
+                return self._ask(ask)
             except (Dropped, LineStopped):
                 raise
             except Busy:

@@ -97,6 +97,25 @@ def rollback(line: str, version: int | None, fleet_file: Path, json_file: Path |
         OUT.print(f"{line}: version {number} is current")
 
 
+@click.command()
+@click.argument("line")
+@click.argument("task")
+@fleet_option
+@json_option
+def switch(line: str, task: str, fleet_file: Path, json_file: Path | None) -> None:
+    """From the next image on LINE inspects the product TASK, be it new or back again.
+
+    A record in the line's log says so, and the images that follow carry the name. Said twice it changes nothing.
+    """
+    fleet = read_fleet(fleet_file)
+    fleet.line(line)
+    ready_for_lines(fleet)
+    number = ask_line(line, fleet, lambda handle: handle.switch.remote(task))
+    write_json({"line": line, "task": task, "record": number}, json_file)
+    if str(json_file) != "-":
+        OUT.print(f"{line}: the task is {task} (record {number})", markup=False, highlight=False)
+
+
 @click.group()
 def log() -> None:
     """Look into a line's log."""

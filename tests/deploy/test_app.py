@@ -88,6 +88,9 @@ class Line:
     def _rollback(self, version: int | None) -> int:
         return self.on_rollback(version)
 
+    def _switch(self, task: str) -> int:
+        return 7
+
     def _room(self) -> bool:
         return True
 
@@ -469,3 +472,16 @@ def test_one_thread_of_torch_per_replica(scoring: Bench) -> None:
     scorer.judge = lambda f: (seen.append(torch.get_num_threads()), judge(f))[1]  # type: ignore[method-assign]
     scoring.http.post("/lines/mono/inspect", content=png(1))
     assert seen == [1]
+
+
+def test_a_task_is_switched_through_the_line(bench: Bench) -> None:
+    asked = bench.http.post("/lines/mono/task", json={"task": "cap"})
+    assert asked.json() == {"line": "mono", "task": "cap", "record": 7}
+    assert bench.line.calls == [("switch", "cap")]
+    error_of(bench.http.post("/lines/momo/task", json={"task": "cap"}), 404, "unknown_line")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"{}", b'{"task": 1}', b'{"task": "a", "b": 1}'])
+def test_a_task_s_body_is_checked(bench: Bench, body: bytes) -> None:
+    error_of(bench.http.post("/lines/mono/task", content=body), 422, "invalid")
+    assert bench.line.calls == []

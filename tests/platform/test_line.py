@@ -740,3 +740,61 @@ def test_another_method_begins_with_the_images_that_are_left(
     line = opened(shelf, settings=replace(frugal, params={"size": 32}))
     assert line.fold.learner.images_learned == 24 - cut
     assert "begins with the first image that is left" in caplog.text
+
+
+ROUTED = replace(SETTINGS, method="coreset", params={"size": 64, "form": "routed", "memory": 100})
+
+
+def send_products(line: Line, first: int, last: int) -> None:
+    """Sixty images; the product changes before 15, 25 (back again) and 40."""
+    for n in range(first, last):
+        if n in (0, 15, 25, 40):
+            line.switch({0: "a", 15: "b", 25: "a", 40: "c"}[n])
+        line.inspect(STREAM[n], f"i{n}")
+
+
+@pytest.mark.parametrize("cut", [15, 16, 21, 25, 41])
+def test_a_product_change_and_a_crash_give_the_bits_of_one_without(opened: Callable[..., Line], cut: int) -> None:
+    whole = opened(store="whole", settings=ROUTED)
+    send_products(whole, 0, 55)
+    shelf = Shelf()
+    line = opened(shelf, settings=ROUTED)
+    send_products(line, 0, cut)
+    if cut in (15, 25):
+        line.switch({15: "b", 25: "a"}[cut])  # and dies before an image of it comes
+    die(line)
+    line = opened(shelf, settings=ROUTED)
+    send_products(line, cut, 55)
+    assert line.digest() == whole.digest()
+    assert line.fold.learner.tasks == ["a", "b", "c"]
+    assert line.status()["task"] == "c"
+
+
+def test_images_carry_the_task_that_was_said_before_them(opened: Callable[..., Line]) -> None:
+    line = opened()
+    send(line, 0, 1)
+    number = line.switch("cap")
+    send(line, 1, 3)
+    assert line.switch("cap") == number
+    records = list(LogReader(line.folder).records())
+    assert [(r.kind, r.task) for r in records] == [("image", ""), ("task", ""), ("image", "cap"), ("image", "cap")]
+    assert records[number].data == {"task": "cap"}
+
+
+@pytest.mark.parametrize("task", ["", "x" * 65, "a\nb"])
+def test_a_bad_task_is_refused_and_leaves_no_record(opened: Callable[..., Line], task: str) -> None:
+    line = opened()
+    with pytest.raises(ConfigError):
+        line.switch(task)
+    assert line.writer.next_seq == 0
+
+
+def test_a_task_that_the_method_has_no_room_for_is_refused_and_the_line_goes_on(opened: Callable[..., Line]) -> None:
+    line = opened(settings=replace(ROUTED, params={"size": 64, "form": "routed", "memory": 10}))
+    for n in range(10):
+        line.switch(f"t{n}")
+        send(line, n, n + 1)
+    with pytest.raises(ConfigError, match="no room for 'another'"):
+        line.switch("another")
+    assert line.switch("t3") and send(line, 10, 11)[0].admitted
+    line.settle()

@@ -1,0 +1,305 @@
+"""`everline mqtt`: triggers and barcodes come from a broker, verdicts go there.
+
+A message is acknowledged when its verdict is with the broker, so after a break it comes again; the image's id in the
+log keeps it from being learned twice.
+"""
+
+import json
+import os
+import queue
+import ssl
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ...methods.errors import ConfigError, LineDown, LineStopped, NoSpace, StoreDown
+from ...platform.settings import read_fleet
+from ...platform.yamlfile import check_known, mapping, read_yaml
+from ..console import ERR, fleet_option, terminable
+from .station import MAX_CODE, Station, stations
+
+try:
+    import paho.mqtt.client as paho
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.properties import Properties
+except ImportError as error:
+    raise ConfigError("everline mqtt needs paho-mqtt: pip install 'everline[factory]'.") from error
+
+PASSWORD = "EVERLINE_MQTT_PASSWORD"  # noqa: S105 - the variable's name
+HELD = 16  # messages that are here without an acknowledgement; the broker keeps the others
+SESSION_S = 86400  # that the broker keeps them while nobody is connected
+BACK_OFF_S = (1, 60)  # between two tries to connect
+PAUSE_S = 2.0  # while a line cannot take anything
+SAMPLE = """\
+host: 127.0.0.1
+client: everline-hall-1
+lines:
+  mono: {trigger: plant/mono/image, verdict: plant/mono/verdict, task: plant/mono/barcode}
+"""
+
+
+@dataclass(frozen=True)
+class Topics:
+    """One line's. folder: triggers are paths below it; without one they are the bytes of images."""
+
+    trigger: str
+    verdict: str
+    task: str = ""
+    folder: Path | None = None
+    products: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Broker:
+    """What the file says."""
+
+    client: str
+    lines: Mapping[str, Topics]
+    host: str = "127.0.0.1"
+    port: int = 0  # 0: 8883 with TLS, else 1883
+    user: str = ""
+    tls: Mapping[str, str] | None = None  # ca, certificate, key: files
+    state: str = ""  # where "online" and, as the last will, "offline" go
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@fleet_option
+def mqtt(file: Path, fleet_file: Path) -> None:
+    """Inspect what comes as MQTT messages, as FILE says (YAML), until Ctrl-C.
+
+    For each line: a topic with triggers (the image's bytes, or its path below `folder`), one for verdicts (JSON), and
+    one with barcodes or recipe numbers, which `products` maps to tasks. The password is in EVERLINE_MQTT_PASSWORD.
+    """
+    broker = read_broker(file)
+    fleet = read_fleet(fleet_file)
+    with stations(fleet, {name: topics.products for name, topics in broker.lines.items()}) as there, terminable():
+        gateway = Gateway(broker, there, os.environ.get(PASSWORD, ""))
+        try:
+            gateway.start()
+            gateway.run()
+        finally:
+            gateway.stop()
+
+
+class Gateway:
+    """Between a broker and stations: a thread of the client's own hears, the caller of `run` works."""
+
+    def __init__(self, broker: Broker, there: Mapping[str, Station], password: str = "") -> None:
+        """Raises ConfigError for certificates that cannot be read."""
+        self.broker, self._stations = broker, there
+        self._waiting: queue.Queue[_Message] = queue.Queue(HELD * 2)
+        self._published: set[int] = set()
+        self._change = threading.Condition()
+        self._ended = threading.Event()
+        self._topics = {topics.trigger: (name, "trigger") for name, topics in broker.lines.items()}
+        self._topics |= {topics.task: (name, "task") for name, topics in broker.lines.items() if topics.task}
+        client: Any = paho.Client(
+            paho.CallbackAPIVersion.VERSION2, broker.client, protocol=paho.MQTTv5, manual_ack=True
+        )
+        client.reconnect_delay_set(*BACK_OFF_S)
+        if broker.user:
+            client.username_pw_set(broker.user, password or None)
+        if broker.tls is not None:
+            client.tls_set_context(_context(broker.tls))
+        if broker.state:
+            client.will_set(broker.state, json.dumps({"state": "offline"}), qos=1, retain=True)
+        client.on_connect, client.on_disconnect = self._connected, self._disconnected
+        client.on_message, client.on_publish = self._arrived, self._sent
+        self.client = client
+
+    def start(self) -> None:
+        """Connects, again and again where nobody answers; returns at once."""
+        properties: Any = Properties(PacketTypes.CONNECT)
+        properties.ReceiveMaximum, properties.SessionExpiryInterval = HELD, SESSION_S
+        port = self.broker.port or (1883 if self.broker.tls is None else 8883)
+        self.client.connect_async(self.broker.host, port, clean_start=False, properties=properties)
+        self.client.loop_start()
+
+    def run(self) -> None:
+        """Works through messages in their order, until `stop`. Raises LineStopped, ..."""
+        while not self._ended.is_set():
+            try:
+                message = self._waiting.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            reply = self._reply(message)
+            if reply is not None and self._publish(self.broker.lines[message.line].verdict, reply):
+                self.client.ack(message.mid, message.qos)
+
+    def stop(self) -> None:
+        """Says that it is offline, and goes. What is not acknowledged comes again next time."""
+        self._ended.set()
+        if self.broker.state and self.client.is_connected():
+            self.client.publish(self.broker.state, json.dumps({"state": "offline"}), qos=1, retain=True)
+        self.client.disconnect()
+        self.client.loop_stop()
+
+    def _reply(self, message: "_Message") -> dict[str, Any] | None:
+        """A verdict, or the task at hand; waits for a line that is down. None: ended before."""
+        station, topics, said = self._stations[message.line], self.broker.lines[message.line], ""
+        while not self._ended.is_set():
+            try:
+                if message.kind == "task":
+                    return station.switch(message.payload[: MAX_CODE + 64].decode())
+                if topics.folder is not None:
+                    return station.inspect_below(topics.folder, message.payload.decode(), message.id)
+                return station.inspect(message.payload, message.id)
+            except (ConfigError, UnicodeDecodeError) as error:
+                return station.refused(error, message.id)
+            except LineStopped:
+                raise
+            except (LineDown, NoSpace, StoreDown) as error:
+                if str(error) != said:
+                    said = str(error)
+                    _say(f"waiting: {error}")
+                self._ended.wait(PAUSE_S)
+        return None
+
+    def _publish(self, topic: str, plain: dict[str, Any]) -> bool:
+        """Returns when the broker has it; False: ended before."""
+        mid = self.client.publish(topic, json.dumps(plain, allow_nan=False), qos=1).mid
+        with self._change:
+            while mid not in self._published:
+                if self._ended.is_set():
+                    return False
+                self._change.wait(0.2)
+            self._published.discard(mid)
+        return True
+
+    def _connected(self, client: Any, _: Any, flags: Any, reason: Any, properties: Any) -> None:
+        if reason.is_failure:
+            _say(f"the broker refuses: {reason}")
+            return
+        _say(f"connected to {self.broker.host}")
+        client.subscribe([(topic, 1) for topic in self._topics])
+        if self.broker.state:
+            client.publish(self.broker.state, json.dumps({"state": "online"}), qos=1, retain=True)
+
+    def _disconnected(self, client: Any, _: Any, flags: Any, reason: Any, properties: Any) -> None:
+        if not self._ended.is_set():
+            _say(f"disconnected: {reason}; tries again")
+
+    def _arrived(self, client: Any, _: Any, message: Any) -> None:
+        line, kind = self._topics.get(message.topic, ("", ""))
+        if not line:  # of a subscription that the session has from earlier
+            client.ack(message.mid, message.qos)
+            return
+        given = dict(getattr(message.properties, "UserProperty", []))
+        try:
+            self._waiting.put_nowait(
+                _Message(line, kind, message.payload, given.get("id", ""), message.mid, message.qos)
+            )
+        except queue.Full:  # QoS 0, of which the broker keeps none: more than can be worked on
+            _say(f"{line}: a message of QoS 0 was dropped, {self._waiting.maxsize} wait already")
+
+    def _sent(self, client: Any, _: Any, mid: int, reason: Any, properties: Any) -> None:
+        with self._change:
+            self._published.add(mid)
+            self._change.notify_all()
+
+
+@dataclass(frozen=True)
+class _Message:
+    line: str
+    kind: str  # trigger or task
+    payload: bytes = field(repr=False)
+    id: str
+    mid: int
+    qos: int
+
+
+def read_broker(file: Path) -> Broker:
+    """Raises ConfigError for what is missing, unknown or of another type, and for a password that all could read."""
+    plain = mapping(read_yaml(file, "MQTT", SAMPLE), str(file))
+    check_known(plain, ("client", "lines", "host", "port", "user", "tls", "state"), str(file))
+    lines = {
+        name: _topics(mapping(one, f"{file}: {name}"), f"{file}: {name}", file.parent)
+        for name, one in mapping(plain.get("lines"), f"{file}: lines").items()
+    }
+    broker = Broker(
+        client=_text(plain, "client", str(file)),
+        lines=lines,
+        host=_text(plain, "host", str(file), "127.0.0.1"),
+        port=plain.get("port", 0),
+        user=_text(plain, "user", str(file), ""),
+        tls=_tls(plain.get("tls"), file),
+        state=_text(plain, "state", str(file), ""),
+    )
+    if type(broker.port) is not int or not 0 <= broker.port < 65536:
+        raise ConfigError(f"{file}: port is a number below 65536.")
+    heard = [topic for one in lines.values() for topic in (one.trigger, one.task) if topic]
+    said = [*(one.verdict for one in lines.values()), *([broker.state] if broker.state else [])]
+    for topic in (*heard, *said):
+        if not topic or any(sign in topic for sign in "+#\0"):
+            raise ConfigError(f"{file}: {topic!r} is no topic (no + and no #).")
+    if not lines or len(set(heard)) < len(heard) or set(heard) & set(said):
+        raise ConfigError(f"{file}: lines have each a trigger topic and a task topic of their own.")
+    if broker.user and broker.tls is None and not _loopback(broker.host):
+        raise ConfigError(f"{file}: a password goes to another machine by TLS only; add `tls: {{ca: FILE}}`.")
+    return broker
+
+
+def _topics(plain: Mapping[str, Any], who: str, base: Path) -> Topics:
+    check_known(plain, ("trigger", "verdict", "task", "folder", "products"), who)
+    folder, products = _text(plain, "folder", who, ""), plain.get("products")
+    if products is not None:
+        products = {str(code): task for code, task in _codes(products, who).items()}
+    return Topics(
+        trigger=_text(plain, "trigger", who),
+        verdict=_text(plain, "verdict", who),
+        task=_text(plain, "task", who, ""),
+        folder=base / folder if folder else None,
+        products=products,
+    )
+
+
+def _codes(plain: Any, who: str) -> dict[str, str]:
+    """Codes are text: YAML would take 0417 for another number."""
+    for code, task in mapping(plain, f"{who}: products (codes in quotes)").items():
+        if not isinstance(task, str) or not code:
+            raise ConfigError(f"{who}: products maps codes to names of tasks, got {code!r}: {task!r}.")
+    return dict(plain)
+
+
+def _tls(plain: Any, file: Path) -> Mapping[str, str] | None:
+    if plain in (None, False):
+        return None
+    if plain is True:
+        return {}
+    names = mapping(plain, f"{file}: tls")
+    check_known(names, ("ca", "certificate", "key"), f"{file}: tls")
+    return {name: str(file.parent / _text(names, name, f"{file}: tls")) for name in names}
+
+
+def _context(files: Mapping[str, str]) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=files.get("ca"))
+        if "certificate" in files:
+            context.load_cert_chain(files["certificate"], files.get("key"))
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"tls: {', '.join(files.values())}: cannot be read: {error}") from error
+    return context
+
+
+def _text(plain: Mapping[str, Any], name: str, who: str, default: str | None = None) -> str:
+    value = plain.get(name, default)
+    if not isinstance(value, str) or (default is None and not value):
+        raise ConfigError(f"{who}: {name} is needed, as text." if value is None else f"{who}: {name} must be text.")
+    return value
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _say(text: str) -> None:
+    ERR.print(text, markup=False, highlight=False, soft_wrap=True)
