@@ -115,6 +115,12 @@ class LineActor:
         """Makes an older version current again; returns its number."""
         return await self._alone(lambda line: line.rollback(version))
 
+    async def feedback(self, id: str, label: str, by: str = "") -> dict[str, Any]:
+        """An operator's word on an image (`Line.feedback`); durable when this returns, learned soon after."""
+        given = await self._alone(lambda line: line.feedback(id, label, by))
+        self._thread.submit(self._settle)
+        return given
+
     async def promote(self, version: int, instead_of: int | None) -> int:
         """Makes a version current that its gate let through; returns its number."""
         return await self._alone(lambda line: line.promote(version, instead_of))
