@@ -33,6 +33,7 @@ from ..methods.errors import (
     SecondWriter,
     StoreDown,
     TrackingError,
+    UnknownImage,
     UnknownLine,
     UnknownVersion,
 )
@@ -48,6 +49,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 ERRORS: tuple[tuple[type[BaseException], int, str], ...] = (  # the first that fits
     (UnknownLine, 404, "unknown_line"),
     (UnknownVersion, 404, "unknown_version"),
+    (UnknownImage, 404, "unknown_image"),
     (ImageError, 400, "bad_image"),
     (ConfigError, 422, "invalid"),
     (NoSpace, 507, "no_space"),

@@ -14,6 +14,7 @@
     │   ├── NoSpace            the disk is full; nothing that was acknowledged is lost
     │   └── StoreDown          a store on S3 does not answer: send the same thing again
     ├── UnknownLine            no such line in this fleet
+    ├── UnknownImage           no image of that id in the line's log
     ├── LineDown               the line's process does not answer (yet): send the same thing again
     │   └── LineStopped        ... it kept dying, and stays down until somebody has mended it
     ├── Busy                   as many images wait at the line as may: wait, then send the same image again
@@ -91,6 +92,10 @@ class StoreDown(StoreError):
 
 class UnknownLine(EverlineError):
     """No such line in this fleet."""
+
+
+class UnknownImage(EverlineError):
+    """No image of that id in the line's log."""
 
 
 class LineDown(EverlineError):

@@ -120,6 +120,12 @@ class LineActor:
         """From the next image on the product is this one; returns the record's number."""
         return await self._alone(lambda line: line.switch(task))
 
+    async def feedback(self, id: str, label: str, by: str = "") -> dict[str, Any]:
+        """An operator's word on an image (`Line.feedback`); durable when this returns, learned soon after."""
+        given = await self._alone(lambda line: line.feedback(id, label, by))
+        self._thread.submit(self._settle)
+        return given
+
     async def promote(self, version: int, instead_of: int | None) -> int:
         """Makes a version current that its gate let through; returns its number."""
         return await self._alone(lambda line: line.promote(version, instead_of))

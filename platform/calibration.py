@@ -37,10 +37,14 @@ class Calibration:
     @property
     def threshold(self) -> float:
         """The highest score that passes; infinite without scores."""
+        return self.at(self.false_reject_rate)
+
+    def at(self, rate: float) -> float:
+        """The threshold for another rate in [0, 1]; never above every score seen, and infinite without scores."""
         if not self.scores:
             return math.inf
-        keep = math.ceil((len(self.scores) + 1) * (1 - self.false_reject_rate) - 1e-9)
-        return self.scores[min(keep, len(self.scores)) - 1]
+        keep = math.ceil((len(self.scores) + 1) * (1 - rate) - 1e-9)
+        return self.scores[min(max(keep, 1), len(self.scores)) - 1]
 
     def p_value(self, score: float) -> float:
         """Share of normal images, this one among them, with a score at least as high; in (0, 1]."""

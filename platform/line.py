@@ -18,7 +18,15 @@ import torch
 from torch import Tensor
 
 from ..methods.detector import Detector, State
-from ..methods.errors import ConfigError, Corrupt, StateError, StoreError, TrackingError, UnknownVersion
+from ..methods.errors import (
+    ConfigError,
+    Corrupt,
+    StateError,
+    StoreError,
+    TrackingError,
+    UnknownImage,
+    UnknownVersion,
+)
 from ..methods.registry import restore
 from .calibration import Calibration
 from .checkpoints import Checkpoints
@@ -26,15 +34,17 @@ from .due import Waiting
 from .fold import Fold, Publish
 from .images import prepare
 from .log import LogReader, line_folder
+from .online import DEFECT, LABELS, OK, InForce
 from .record import Record
 from .retention import Keep, first_needed
 from .settings import LineSettings
 from .spool import open_log, spool_folder
 from .statefiles import digest
 from .volume import Place
+from .words import Word, heard, words
 
 log = logging.getLogger("everline.line")
-MAX_ID = 256
+MAX_ID = 256  # characters, also of who gave a word
 MAX_TASK = 64
 EMBEDDING = ("size", "backbone", "weights", "strides")  # parameters that decide what `embed` returns
 RETRY_S = 10.0  # at least, between two times that MLflow is asked while it does not answer
@@ -126,6 +136,7 @@ class Line:
         try:
             self.reader = LogReader(self.folder)
             self.ids: dict[str, int] = self.reader.ids()
+            self.words: dict[int, Word] = words(self.reader)  # image record's number -> an operator's last word
             self.checkpoints = Checkpoints(self.folder / "checkpoints")
             self.fold = self._fresh_fold()
             self.scorer: Scorer | None = None
@@ -150,7 +161,8 @@ class Line:
 
         data: an encoded image as it came. id: 1 to 256 characters; an image whose id is in the log already is
         not learned again and gets its first answer. judged: features and verdict, where a serving replica made
-        them already; that verdict was given, so a repeated id is recorded once more, as kind `repeat`.
+        them already; then a repeated id is recorded once more, as kind `repeat`. Its score counts; threshold,
+        p-value and verdict are the line's, where they are of the version that is current here.
         Raises ImageError, ConfigError, NoSpace (nothing was recorded), SecondWriter, StoreError.
         """
         if not 0 < len(id) <= MAX_ID or not id.isprintable():
@@ -159,8 +171,9 @@ class Line:
         if id in self.ids and judged is None:
             return self._known(id)
         features, verdict = judged or self._judge(data)
-        verdict = verdict or {"verdict": "learning"}
+        verdict = self._decided(verdict) if verdict else {"verdict": "learning"}
         first = self.ids.get(id)
+        data_of = {"calibrated": verdict.get("calibrated", False), **({} if first is None else {"of": first})}
         record = Record(
             kind="image" if first is None else "repeat",
             id=id,
@@ -168,7 +181,7 @@ class Line:
             image=data if first is None else None,
             task=self.fold.task,
             admitted=learn and first is None and verdict["verdict"] != "reject",
-            data={"calibrated": verdict.get("calibrated", False), **({} if first is None else {"of": first})},
+            data=data_of if learn else {**data_of, "learn": False},
             score=verdict.get("score"),
             p_value=verdict.get("p_value"),
             threshold=verdict.get("threshold"),
@@ -181,6 +194,46 @@ class Line:
             self.ids[id] = record.seq
             self._features[record.seq] = features
         return _answer(self.name, record, duplicate=first is not None)
+
+    def feedback(self, id: str, label: str, by: str = "") -> dict[str, Any]:
+        """An operator's word on an image: `ok` or `defect`; a record, and the last one on an image counts.
+
+        A rejected image that is ok is learned, once, unless its bytes were dropped. Returns {"record", "of", "label",
+        "changed"}: numbers of the feedback's and the image's records, the word, and whether another one stood there.
+        The same word again is answered and not recorded. Raises ConfigError, UnknownImage, NoSpace, StoreError.
+        """
+        if label not in LABELS:
+            raise ConfigError(f"line {self.name}: feedback is {' or '.join(LABELS)}, got {label[:40]!r}.")
+        if len(by) > MAX_ID or not (by.isprintable() or not by):
+            raise ConfigError(f"line {self.name}: a name has up to {MAX_ID} printable characters.")
+        if id not in self.ids:
+            raise UnknownImage(f"line {self.name}: no image {id[:80]!r} in its log.")
+        self.settle()
+        of = self.ids[id]
+        before = self.words.get(of)
+        if before is not None and before.label == label:
+            return before.to_json(of, changed=False)
+        (image,) = self.writer.get([of])
+        rejected = image.verdict == "reject"
+        learn = label == OK and rejected and image.image is not None and not (before and before.learned)
+        shown = learn or (label == DEFECT and not rejected)
+        record = Record(
+            kind="feedback",
+            id=f"feedback-{self.writer.next_seq}",
+            time_ns=time.time_ns(),
+            image=image.image if shown else None,  # retention drops it when its turn has come, and not with the first
+            task=image.task,
+            score=image.score,
+            p_value=image.p_value,
+            threshold=image.threshold,
+            version=image.version,
+            verdict=image.verdict,
+            admitted=learn,
+            data={"of": of, "id": id, "label": label, "by": by},
+        )
+        (record,) = self.writer.append([record])
+        self._pending.append(record)
+        return heard(self.words, record).to_json(of, changed=before is not None)
 
     def settle(self) -> None:
         """Applies every record that is not applied yet, and carries out what follows from it."""
@@ -318,6 +371,9 @@ class Line:
     def status(self) -> dict[str, Any]:
         """Plain values for tables, HTTP and JSON."""
         scorer, learner = self.scorer, self.fold.learner
+        force = self._in_force()
+        calibrated = bool(force and force.calibrated)
+        achieved = asdict(self.fold.online.achieved())
         return {
             "line": self.name,
             "method": self.settings.method,
@@ -326,9 +382,11 @@ class Line:
             "records": self.writer.next_seq,
             "images_learned": learner.images_learned,
             "version": scorer.version if scorer else None,
-            "calibrated": bool(scorer and scorer.calibration.calibrated),
-            "threshold": scorer.calibration.threshold if scorer else None,
+            "calibrated": calibrated,
+            "calibration": "calibrated" if calibrated else "uncalibrated",
+            "threshold": force.threshold if force else None,
             "false_reject_rate": self.settings.false_reject_rate,
+            "false_rejects": {"target": self.settings.false_reject_rate, **achieved},
             "state_bytes": learner.state().nbytes,
             "versions_waiting": len(self._waiting),
             "spooled": self.writer.spooled,
@@ -356,6 +414,23 @@ class Line:
             return features, None
         fit = scorer.takes_features_of(learner)
         return features, scorer.judge(features if fit else embed_image(scorer.detector, data))[0]
+
+    def _in_force(self) -> InForce | None:
+        """The current version's calibration as it stands by now; None without a version."""
+        return self.fold.online.in_force(self.scorer.calibration) if self.scorer else None
+
+    def _decided(self, verdict: dict[str, Any]) -> dict[str, Any]:
+        """A verdict's fields by what is in force, where its version is the current one."""
+        force, score = self._in_force(), verdict.get("score")
+        if force is None or score is None or self.fold.online.version != verdict.get("version"):
+            return verdict
+        return {
+            **verdict,
+            "verdict": force.verdict(score),
+            "p_value": force.calibration.p_value(score),
+            "threshold": force.threshold,
+            "calibrated": force.calibrated,
+        }
 
     def _embed(self, record: Record) -> Tensor:
         """Features of a record: still at hand, or made again from the logged bytes (equal bits)."""
@@ -464,7 +539,7 @@ class Line:
         lost: dict[str, int] = {}
         gone = 0
         for record in self.reader.records(after=self.fold.watermark):
-            if record.kind == "image" and record.admitted and record.image is None:
+            if record.admitted and record.image is None:
                 record, gone = replace(record, admitted=False), gone + 1
             self._fresh = self._applied(record) or self._fresh  # one that never went out is superseded
             if record.kind == "due" and not self._due_again(record):

@@ -488,6 +488,18 @@ class LogReader:
             self.refresh()
             return self._ids()
 
+    def of_kind(self, kind: str) -> Iterator[Record]:
+        """The records of a kind, in order, without images; of the others one column is read."""
+        seqs = [
+            seq
+            for file in self.shards
+            for columns in file.columns("seq", "kind")
+            for seq, other in zip(columns["seq"], columns["kind"], strict=True)
+            if other == kind
+        ]
+        yield from (replace(self._one(seq), image=None) for seq in seqs)
+        yield from (replace(record, image=None) for record in self._tail if record.kind == kind)
+
     def _ids(self) -> dict[str, int]:
         found: dict[str, int] = {}
         for file in self.shards:

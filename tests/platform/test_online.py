@@ -1,0 +1,175 @@
+"""The calibration that goes on: what was promised, drift, words, and defects that the threshold is kept below."""
+
+import math
+
+import numpy as np
+import pytest
+from everline.platform.calibration import Calibration
+from everline.platform.online import Online, explained_by, interval
+from everline.platform.record import Record
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+RATE = 0.05
+
+
+def judged(online: Online, base: Calibration, seq: int, score: float) -> Record:
+    """An image as the line would record it."""
+    force = online.in_force(base)
+    verdict = force.verdict(score)
+    record = Record("image", str(seq), score=score, threshold=force.threshold, version=1, verdict=verdict, seq=seq)
+    online.see(record)
+    return record
+
+
+def say(online: Online, record: Record, label: str) -> None:
+    online.hear(
+        Record(
+            "feedback",
+            "f",
+            score=record.score,
+            threshold=record.threshold,
+            version=record.version,
+            verdict=record.verdict,
+            data={"of": record.seq, "label": label},
+        )
+    )
+
+
+def fresh(rate: float = RATE) -> Online:
+    online = Online(rate)
+    online.turn(1, {})
+    return online
+
+
+def stream(online: Online, base: Calibration, scores: np.ndarray, word: str | None, first: int = 0) -> list[bool]:
+    """Whether each normal image was rejected; a reject gets the word, if any."""
+    found = []
+    for seq, score in enumerate(scores, first):
+        record = judged(online, base, seq, float(score))
+        found.append(record.verdict == "reject")
+        if found[-1] and word:
+            say(online, record, word)
+    return found
+
+
+@pytest.mark.parametrize("draw", ["normal", "exponential", "lognormal"])
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("word", [None, "ok"])
+def test_the_rate_of_fresh_normals_is_what_was_asked(draw: str, seed: int, word: str | None) -> None:
+    rng = np.random.default_rng(seed)
+    online, base = fresh(), Calibration.of(getattr(rng, draw)(size=200), RATE)
+    rejected = stream(online, base, getattr(rng, draw)(size=600), word)
+    low, high = interval(sum(rejected), len(rejected), confidence=0.999)
+    spread = 3.3 * math.sqrt(RATE * (1 - RATE) / 200)  # of what 200 scores may be off by
+    assert low - spread <= RATE <= high + spread
+
+
+def test_after_a_shift_confirmed_rejects_bring_the_rate_back() -> None:
+    rng = np.random.default_rng(3)
+    base = Calibration.of(rng.normal(size=200), RATE)
+    adapted, left = fresh(), fresh()
+    moved = rng.normal(2.0, 1.0, size=400)
+    stream(adapted, base, moved, "ok")
+    stream(left, base, moved, None)
+    later = rng.normal(2.0, 1.0, size=400)
+    low, _ = interval(sum(stream(adapted, base, later, "ok", 400)), 400)
+    assert low <= RATE
+    assert np.mean(stream(left, base, later, None, 400)) > 5 * RATE
+
+
+def test_rejects_without_a_word_neither_lift_the_threshold_nor_let_it_creep_down() -> None:
+    rng = np.random.default_rng(4)
+    online, base = fresh(), Calibration.of(rng.normal(size=200), RATE)
+    start = online.in_force(base).threshold
+    scores = np.where(rng.random(1500) < 0.2, rng.normal(8.0, 2.0, 1500), rng.normal(size=1500))
+    stream(online, base, scores, None)
+    assert online.in_force(base).threshold == pytest.approx(start, abs=0.35)
+
+
+@given(st.lists(st.tuples(st.floats(-5, 50), st.sampled_from([None, "defect"])), max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_without_an_ok_the_threshold_never_rises(images: list[tuple[float, str | None]]) -> None:
+    online, base = fresh(), Calibration.of(range(40), RATE)
+    for seq, (score, word) in enumerate(images):
+        before = online.in_force(base).threshold
+        record = judged(online, base, seq, score)
+        if word and record.verdict == "reject":
+            say(online, record, word)
+        assert online.in_force(base).threshold <= max(before, 39.0)
+
+
+def test_a_defect_that_passed_is_kept_out_and_the_threshold_stays_below_it() -> None:
+    rng = np.random.default_rng(5)
+    base = Calibration.of(rng.normal(size=400), RATE)
+    online = fresh()
+    at = online.in_force(base).threshold
+    record = judged(online, base, 0, at - 0.01)
+    say(online, record, "defect")
+    force = online.in_force(base)
+    assert record.verdict == "pass" and force.verdict(record.score or 0.0) == "reject"
+    assert np.mean(np.array(base.scores) > force.threshold) <= 2 * RATE
+    say(online, record, "ok")  # the last word counts
+    assert online.in_force(base).verdict(record.score or 0.0) == "pass"
+
+
+def test_a_defect_among_the_normals_is_not_bought_with_more_than_twice_the_rate() -> None:
+    base, online = Calibration.of(range(400), RATE), fresh()
+    say(online, judged(online, base, 0, 200.5), "defect")
+    assert online.in_force(base).threshold == base.threshold
+
+
+def test_below_the_needed_scores_it_is_uncalibrated_and_judges_as_the_version() -> None:
+    online, base = fresh(0.01), Calibration.of(range(98), 0.01)
+    assert (online.in_force(base).calibrated, online.in_force(base).threshold) == (False, 97.0)
+    judged(online, base, 0, 3.0)
+    assert online.in_force(base).calibrated
+
+
+def test_another_word_takes_back_what_the_first_did() -> None:
+    online, base = fresh(), Calibration.of(range(100), RATE)
+    record = judged(online, base, 0, 300.0)
+    before = online.in_force(base)
+    say(online, record, "ok")
+    assert online.in_force(base).threshold > before.threshold
+    say(online, record, "defect")
+    assert online.aim == pytest.approx(RATE)
+    assert online.in_force(base).threshold <= before.threshold
+
+
+def test_the_achieved_rate_says_what_nobody_has_looked_at() -> None:
+    online, base = fresh(), Calibration.of(range(100), RATE)
+    rejects = [judged(online, base, n, 500.0) for n in range(4)]
+    for n in range(4, 100):
+        judged(online, base, n, 3.0)
+    found = online.achieved()
+    assert (found.rate, found.low, found.n, found.unconfirmed) == (None, 0.0, 96, 4)
+    say(online, rejects[0], "ok")
+    say(online, rejects[1], "defect")
+    found = online.achieved()
+    assert found.rate == pytest.approx(2 / 98) and found.unconfirmed == 2
+    assert found.low is not None and found.high is not None
+    assert found.low < 1 / 97 < found.high
+
+
+def test_clopper_pearson_is_the_published_one() -> None:
+    assert interval(0, 10) == pytest.approx((0.0, 0.3085), abs=1e-4)
+    assert interval(2, 20) == pytest.approx((0.0123, 0.3170), abs=1e-4)
+    assert interval(5, 5)[1] == 1.0
+
+
+def test_a_promise_explains_its_share_of_what_passed() -> None:
+    assert [explained_by(n, 0.01) for n in (98, 99, 198)] == [0, 1, 2]
+
+
+@given(st.lists(st.tuples(st.floats(-5, 60), st.sampled_from([None, "ok", "defect"])), max_size=40))
+@settings(max_examples=40, deadline=None)
+def test_goes_on_from_its_packed_self_to_the_last_bit(images: list[tuple[float, str | None]]) -> None:
+    online, base = fresh(), Calibration.of(range(40), RATE)
+    for seq, (score, word) in enumerate(images):
+        record = judged(online, base, seq, score)
+        if word:
+            say(online, record, word)
+        again = Online.unpack(RATE, online.pack())
+        assert vars(again) == vars(online)
+        online = again
