@@ -18,6 +18,7 @@ COMMANDS = {  # name: (module, attribute, first line of its help)
     "doctor": ("doctor", "doctor", "What this machine can run, and the mend for what it cannot."),
     "down": ("fleet.up", "down", "Stop the lines of a fleet; they can be brought up again where they were."),
     "evaluate": ("runs.evaluate", "evaluate", "Run a protocol with a method on folders of images."),
+    "feedback": ("fleet.lines", "feedback", "Say of a line's image that it is ok, or has a defect."),
     "lines": ("fleet.lines", "lines", "The lines of a fleet and what they know."),
     "log": ("fleet.lines", "log", "A line's log: verify, export, speed."),
     "methods": ("methods", "methods", "The registered methods with their traits and parameters."),

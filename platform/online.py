@@ -31,7 +31,7 @@ OK, DEFECT = "ok", "defect"
 LABELS = (OK, DEFECT)
 KEPT = 1000  # verdicts, at least
 WINDOWS = 5  # times the scores that the rate needs: so many of the newest decide the threshold
-MOST = 5000  # ... or so many, where the rate needs fewer than that
+LEAST, MOST = 500, 5000  # ... but not fewer, nor more where the rate does not need them
 STEP = 0.25  # of adaptive conformal inference, as a share of the rate
 SPARED = 2  # times the promised rate: what a threshold below a known defect may come to
 CONFIDENCE = 0.95
@@ -82,7 +82,7 @@ class Online:
         """rate: the promised one."""
         needed = Calibration((), rate).needed
         self.rate, self.needed = rate, needed
-        self.window = max(min(WINDOWS * needed, MOST), needed)
+        self.window = max(min(max(WINDOWS * needed, LEAST), MOST), needed)
         self.version: int | None = None
         self.aim = rate  # what the threshold is made for: at most `rate`
         self.judged: dict[int, Judged] = {}  # number of the image's record -> what became of it; oldest first

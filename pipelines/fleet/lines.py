@@ -116,6 +116,26 @@ def switch(line: str, task: str, fleet_file: Path, json_file: Path | None) -> No
         OUT.print(f"{line}: the task is {task} (record {number})", markup=False, highlight=False)
 
 
+@click.command()
+@click.argument("line")
+@click.argument("id")
+@click.argument("label", type=click.Choice(["ok", "defect"]))
+@click.option("--by", default="", help="Who says so; it stands in the record.")
+@fleet_option
+@json_option
+def feedback(line: str, id: str, label: str, by: str, fleet_file: Path, json_file: Path | None) -> None:
+    """Say of image ID of LINE that it is ok, or has a defect; the last word counts.
+
+    A rejected image that is ok is learned, and the threshold takes note of it.
+    """
+    fleet = _fleet_with(line, fleet_file)
+    given = ask_line(line, fleet, lambda handle: handle.feedback.remote(id, label, by))
+    write_json({"line": line, "id": id, **given}, json_file)
+    if str(json_file) != "-":
+        changed = " (it was another word before)" if given["changed"] else ""
+        OUT.print(f"{line}: {id} is {label}, record {given['record']}{changed}", markup=False, highlight=False)
+
+
 @click.group()
 def log() -> None:
     """Look into a line's log."""

@@ -17,6 +17,7 @@ from everline.methods.errors import (
     SecondWriter,
     StateError,
     TrackingError,
+    UnknownImage,
     UnknownVersion,
 )
 from everline.methods.registry import build
@@ -26,6 +27,7 @@ from everline.platform.fold import Fold
 from everline.platform.line import Line, embed_image
 from everline.platform.log import LogReader, LogWriter, verify
 from everline.platform.settings import LineSettings
+from everline.platform.statefiles import digest
 from PIL import Image
 
 SETTINGS = LineSettings(method="lemo", params={"size": 64}, checkpoint_every=20, false_reject_rate=0.05)
@@ -798,3 +800,75 @@ def test_a_task_that_the_method_has_no_room_for_is_refused_and_the_line_goes_on(
         line.switch("another")
     assert line.switch("t3") and send(line, 10, 11)[0].admitted
     line.settle()
+
+
+def test_feedback_of_another_kind_or_on_an_unknown_image_is_refused(opened: Callable[..., Line]) -> None:
+    line = opened()
+    send(line, 0, 1)
+    with pytest.raises(ConfigError, match="ok or defect"):
+        line.feedback("i0", "fine")
+    with pytest.raises(UnknownImage, match="nobody"):
+        line.feedback("nobody", "ok")
+    assert line.writer.next_seq == 1
+
+
+@pytest.mark.slow
+def test_feedback_is_learned_from_and_recalibrates_and_a_crash_leaves_no_trace(opened: Callable[..., Line]) -> None:
+    found = []
+    for store, dies in (("calm", False), ("killed", True)):
+        shelf = Shelf()
+        line = opened(shelf, store=store)
+
+        def again(line: Line = line, shelf: Shelf = shelf, store: str = store, dies: bool = dies) -> Line:
+            if not dies:
+                line.settle()
+                return line
+            die(line)
+            return opened(shelf, store=store)
+
+        send(line, 0, 47)
+        assert line.inspect(png(1, defect=True), "bad").verdict == "reject"
+        line = again(line)
+        learned, before = line.status()["images_learned"], line.status()["threshold"]
+        assert line.status()["false_rejects"]["unconfirmed"] == 1
+        said = line.feedback("bad", "ok", by="ann")
+        assert said == {"record": line.writer.next_seq - 1, "of": line.ids["bad"], "label": "ok", "changed": False}
+        line = again(line)
+        status = line.status()
+        assert (status["images_learned"], status["threshold"] > before) == (learned + 1, True)
+        assert status["false_rejects"]["rate"] > 0
+        records = line.writer.next_seq
+        assert line.feedback("bad", "ok") == said  # asked again, since the answer was lost
+        assert line.writer.next_seq == records
+        assert line.feedback("bad", "defect")["changed"]
+        line = again(line)
+        assert line.status()["false_rejects"]["rate"] == 0.0
+        line.feedback("bad", "ok")
+        passed = send(line, 47, 50)[-1]
+        line.feedback(passed.id, "defect")
+        line = again(line)
+        assert line.status()["images_learned"] == learned + 4  # `bad` only once
+        assert line.ids[passed.id] in line.fold.defects
+        send(line, 50, 56)
+        line.settle()
+        states, meta = line.fold.pack()
+        found.append((line.digest(), digest(states["online"]), digest(states["defects"]), meta, line.status()))
+    calm, killed = found
+    assert calm[:4] == killed[:4]
+    assert {**calm[4], "epoch": 0} == {**killed[4], "epoch": 0}
+
+
+@pytest.mark.slow
+def test_the_lines_threshold_decides_over_that_of_a_replica(opened: Callable[..., Line]) -> None:
+    line = opened()
+    send(line, 0, 47)
+    bad = line.inspect(png(1, defect=True), "bad")
+    line.feedback("bad", "ok")
+    line.settle()
+    features, seen = line._judge(STREAM[50])
+    assert seen is not None and bad.score is not None and line.scorer is not None
+    stale = {**seen, "score": line.scorer.calibration.threshold * 1.0001, "verdict": "reject"}
+    answer = line.inspect(STREAM[50], "new", judged=(features, stale))
+    assert (answer.verdict, answer.threshold) == ("pass", line._in_force().threshold)  # type: ignore[union-attr]
+    other = line.inspect(STREAM[51], "newer", judged=(features, {**stale, "version": 9}))
+    assert (other.verdict, other.version) == ("reject", 9)
