@@ -33,10 +33,12 @@ from ..methods.errors import (
     SecondWriter,
     StoreDown,
     TrackingError,
+    UnknownImage,
     UnknownLine,
     UnknownVersion,
 )
 from ..platform.images import base_name, image_id
+from . import page
 
 log = logging.getLogger("everline.web")
 BODY_LIMIT = 32 * 2**20
@@ -47,6 +49,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 ERRORS: tuple[tuple[type[BaseException], int, str], ...] = (  # the first that fits
     (UnknownLine, 404, "unknown_line"),
     (UnknownVersion, 404, "unknown_version"),
+    (UnknownImage, 404, "unknown_image"),
     (ImageError, 400, "bad_image"),
     (ConfigError, 422, "invalid"),
     (NoSpace, 507, "no_space"),
@@ -79,6 +82,10 @@ class Lines(Protocol):
     async def line(self, line: str) -> dict[str, Any]: ...
     async def versions(self, line: str) -> list[dict[str, Any]]: ...
     async def rollback(self, line: str, version: int | None) -> int: ...
+    async def recent(self, line: str, limit: int, before: int | None, verdict: str | None) -> list[dict[str, Any]]: ...
+    async def image(self, line: str, id: str) -> bytes: ...
+    async def overlay(self, line: str, id: str) -> bytes: ...
+    async def feedback(self, line: str, id: str, label: str, by: str) -> dict[str, Any]: ...
     def health(self) -> dict[str, Any]: ...
 
 
@@ -118,6 +125,7 @@ def application(lines: Lines, *, body_limit: int = BODY_LIMIT) -> FastAPI:
     app.add_middleware(Envelope, body_limit=body_limit)
     _handle_errors(app)
     _add_routes(app, lines)
+    page.add(app, lines)
     return app
 
 

@@ -19,6 +19,7 @@
     ├── Busy                   as many images wait at the line as may: wait, then send the same image again
     │   └── Dropped            ... and the line drops what is more: this image was not recorded
     ├── UnknownVersion         no such version of this line
+    ├── UnknownImage           no such image in this line's log
     ├── TrackingError          MLflow could not be reached or answered with an error
     └── PortInUse              the HTTP port is taken
 
@@ -111,6 +112,10 @@ class Dropped(Busy):
 
 class UnknownVersion(EverlineError):
     """No such version of this line."""
+
+
+class UnknownImage(EverlineError):
+    """No such image in this line's log."""
 
 
 class TrackingError(EverlineError):
