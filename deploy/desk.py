@@ -172,7 +172,7 @@ class Desk:
         return bytes(await self._ask(line, "image", id))
 
     async def overlay(self, line: str, id: str) -> bytes:
-        """PNG of a logged image under the map of the version that serves now. Raises as `image`, and UnknownVersion."""
+        """PNG of a logged image under the serving version's map. Raises as `image`, and UnknownVersion."""
         return await self._run(self._compute, partial(overlaid, self._counter(line), await self.image(line, id)))
 
     async def feedback(self, line: str, id: str, label: str, by: str) -> dict[str, Any]:

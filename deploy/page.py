@@ -1,7 +1,7 @@
 """The operator's page and what it asks for: the last images of a line, their pictures, feedback, events.
 
-An image's id may hold any printable character, so it travels in the query or the body, never in the path: `..`, `a/map`
-and `50 %` would be rewritten by browsers and proxies, or taken for another address.
+An image's id may hold any printable character, so it travels in the query or the body, never in the path: `..`,
+`a/map` and `50 %` would be rewritten by browsers and proxies, or taken for another address.
 """
 
 from functools import partial
@@ -19,8 +19,8 @@ from ..platform.pictures import jpeg, shrink
 from .events import Events
 
 STATIC = Path(__file__).parent / "static"
-FILES = {"/": "index.html", "/static/page.css": "page.css", "/static/page.js": "page.js"}
-KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+FILES = {"/": "index.html"} | {f"/static/{name}": name for name in ("page.css", "page.js", "icon.svg")}
+KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 PICTURES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",

@@ -17,7 +17,7 @@ VERDICTS = ("pass", "reject", "learning")
 
 
 class Recent:
-    """The last answers and the last rejects, by record number. Images that came again (`repeat`) are not among them."""
+    """The last answers and the last rejects, by record number; images that came again (`repeat`) are left out."""
 
     def __init__(self) -> None:
         self.next_seq = 0  # the first record that it has not seen
@@ -88,7 +88,7 @@ class Recent:
 
 
 def image_of(line: Line, id: str) -> bytes:
-    """The bytes of an image, as they came. Raises UnknownImage, ConfigError where retention dropped them, StoreError."""
+    """An image's bytes as they came. Raises UnknownImage, ConfigError where retention dropped them, StoreError."""
     if id not in line.ids:
         raise UnknownImage(f"line {line.name}: no image {id!r} in its log.")
     (record,) = line.writer.get([line.ids[id]])

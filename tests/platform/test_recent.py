@@ -1,4 +1,4 @@
-"""What a line shows of its last images: the newest first, with what people said, and nothing that is not in the log."""
+"""What a line shows of its last images: the newest first, with what people said of them."""
 
 from collections.abc import Iterator
 from pathlib import Path
