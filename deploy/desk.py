@@ -21,11 +21,21 @@ import torch
 from torch import Tensor
 
 from ..methods.detector import Detector
-from ..methods.errors import Busy, Dropped, EverlineError, LineDown, LineStopped, TrackingError, UnknownLine
+from ..methods.errors import (
+    Busy,
+    Dropped,
+    EverlineError,
+    LineDown,
+    LineStopped,
+    TrackingError,
+    UnknownLine,
+    UnknownVersion,
+)
 from ..methods.registry import build
 from ..platform.actor import answer_soon, line_handle
+from ..platform.images import decode
 from ..platform.line import Scorer, embed_image
-from ..platform.pictures import map_png
+from ..platform.pictures import map_png, overlay, png, shrink
 from ..platform.settings import Fleet
 from ..platform.versions import Versions
 
@@ -34,6 +44,7 @@ T = TypeVar("T")
 PATIENCE_S = 60.0  # for a line's actor to answer
 RETRY_S = 30.0  # for a line that comes back, or has room again
 PAUSE_S = 0.2
+OVERLAY_SIDE = 1024  # pixels of an overlay's longer side, at most
 
 
 @dataclass
@@ -154,6 +165,27 @@ class Desk:
         self._counter(line)
         return int(await self._insist(line, "switch", task))
 
+    async def recent(self, line: str, limit: int, before: int | None, verdict: str | None) -> list[dict[str, Any]]:
+        """The last answers of a line, newest first. Raises UnknownLine, ConfigError, LineDown, TimeoutError."""
+        self._counter(line)
+        rows: list[dict[str, Any]] = await self._ask(line, "recent", limit, before, verdict)
+        return rows
+
+    async def image(self, line: str, id: str) -> bytes:
+        """A logged image as it came. Raises UnknownLine, UnknownImage, ConfigError, LineDown, TimeoutError."""
+        self._counter(line)
+        return bytes(await self._ask(line, "image", id))
+
+    async def overlay(self, line: str, id: str) -> bytes:
+        """PNG of a logged image under the serving version's map. Raises as `image`, and UnknownVersion."""
+        return await self._run(self._compute, partial(overlaid, self._counter(line), await self.image(line, id)))
+
+    async def feedback(self, line: str, id: str, label: str, by: str) -> dict[str, Any]:
+        """What a person says of an image, as a record. Raises UnknownLine, UnknownImage, ConfigError, LineDown."""
+        self._counter(line)
+        said: dict[str, Any] = await self._ask(line, "feedback", id, label, by)
+        return said
+
     def health(self) -> dict[str, Any]:
         """Whether this replica can answer, and with which versions; asks nobody."""
         watching = self._watching is not None and not self._watching.done()
@@ -262,13 +294,30 @@ def draw(scorer: Scorer, anomaly: np.ndarray) -> dict[str, Any]:
     """The map (S, S) as PNG in base64. The range of its colours is the version's, the same for every image:
     dark up to what is usual for good parts (their median score), the threshold in the middle.
     """
-    calibration = scorer.calibration
-    if calibration.scores:
-        low = median(calibration.scores)
-        high = 2 * calibration.threshold - low
-    else:
-        low, high = float(anomaly.min()), float(anomaly.max())
+    low, high = span(scorer, anomaly)
     return {"map_png": base64.b64encode(map_png(anomaly, low, high)).decode("ascii"), "map_range": [low, high]}
+
+
+def span(scorer: Scorer, anomaly: np.ndarray) -> tuple[float, float]:
+    """The range of a map's colours."""
+    calibration = scorer.calibration
+    if not calibration.scores:
+        return float(anomaly.min()), float(anomaly.max())
+    low = median(calibration.scores)
+    return low, 2 * calibration.threshold - low
+
+
+def overlaid(counter: Counter, data: bytes) -> bytes:
+    """An encoded image -> PNG of it in grey, under the map of the version that serves now.
+
+    Blocking; raises UnknownVersion while there is none, ImageError.
+    """
+    scorer = counter.scorer
+    if scorer is None:
+        raise UnknownVersion(f"line {counter.name}: no version gives verdicts yet, so there is no map.")
+    torch.set_num_threads(counter.threads)
+    anomaly = scorer.judge(embed_image(scorer.detector, data))[1].numpy()
+    return png(overlay(shrink(decode(data), OVERLAY_SIDE), anomaly, *span(scorer, anomaly)))
 
 
 def _ready(counter: Counter, number: int) -> Scorer:

@@ -38,7 +38,7 @@ from ..methods.errors import (
     UnknownVersion,
 )
 from ..platform.images import base_name, image_id
-from . import tasks
+from . import page, tasks
 
 log = logging.getLogger("everline.web")
 BODY_LIMIT = 32 * 2**20
@@ -83,6 +83,10 @@ class Lines(Protocol):
     async def versions(self, line: str) -> list[dict[str, Any]]: ...
     async def rollback(self, line: str, version: int | None) -> int: ...
     async def switch(self, line: str, task: str) -> int: ...
+    async def recent(self, line: str, limit: int, before: int | None, verdict: str | None) -> list[dict[str, Any]]: ...
+    async def image(self, line: str, id: str) -> bytes: ...
+    async def overlay(self, line: str, id: str) -> bytes: ...
+    async def feedback(self, line: str, id: str, label: str, by: str) -> dict[str, Any]: ...
     def health(self) -> dict[str, Any]: ...
 
 
@@ -123,6 +127,7 @@ def application(lines: Lines, *, body_limit: int = BODY_LIMIT) -> FastAPI:
     _handle_errors(app)
     _add_routes(app, lines)
     tasks.add(app, lines)
+    page.add(app, lines)
     return app
 
 

@@ -35,6 +35,7 @@ from ..methods.errors import (
 from . import trouble
 from .line import Line, plain
 from .log import line_folder
+from .recent import Recent, image_of
 from .settings import Fleet, LineSettings
 from .versions import Versions
 from .volume import Place, place_of
@@ -77,6 +78,8 @@ class LineActor:
         self._line: Line | None = None
         self._problem: Exception | None = None  # why there is no line
         self._closed = False
+        self._recent = Recent()
+        self._reading = asyncio.Lock()
         self._fruitless = -1  # records when it was opened; -1: the log has advanced since
         self._thread = ThreadPoolExecutor(max_workers=1)  # torch counts threads by thread: everything in this one
         versions = Versions(tracking, name, artifacts)
@@ -129,6 +132,27 @@ class LineActor:
     async def promote(self, version: int, instead_of: int | None) -> int:
         """Makes a version current that its gate let through; returns its number."""
         return await self._alone(lambda line: line.promote(version, instead_of))
+
+    async def recent(
+        self, limit: int = 50, before: int | None = None, verdict: str | None = None
+    ) -> list[dict[str, Any]]:
+        """The last answers, newest first, with what was said of them since (platform/recent.py). No image bytes.
+
+        The line is not held up while the log is read back: only its last few records are taken in its own thread.
+        """
+
+        def rows(line: Line) -> list[dict[str, Any]]:
+            self._recent.follow(line)
+            return self._recent.rows(limit, before, verdict)
+
+        async with self._reading:
+            if await self._alone(self._recent.behind):
+                await asyncio.get_running_loop().run_in_executor(None, self._recent.read, self._folder)
+            return await self._alone(rows)
+
+    async def image(self, id: str) -> bytes:
+        """An image as it came. Raises UnknownImage, and ConfigError where retention dropped it."""
+        return await self._alone(lambda line: image_of(line, id))
 
     async def status(self, patience_s: float = 60.0) -> dict[str, Any]:
         """Counts, version, threshold, ... and the process that holds them.

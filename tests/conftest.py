@@ -170,6 +170,22 @@ def postgres() -> Iterator[Postgres]:
         server.stop()
 
 
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, without a window; skips where there is none, or no Playwright."""
+    program = shutil.which("chromium")
+    if program is None:
+        missing("there is no Chromium here: apt-get install chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing("there is no Playwright here: make setup")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
 def encoded(index: int, defect: bool = False) -> bytes:
     """A made-up part as PNG bytes, 64 pixels square; every index is another picture."""
     from everline.methods.conformance import images

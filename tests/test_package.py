@@ -23,6 +23,6 @@ def test_the_wheel_holds_every_module_and_template(tmp_path: Path) -> None:
         f"everline/{p.relative_to(ROOT)}"
         for f in floors
         for p in (ROOT / f).rglob("*")
-        if p.suffix in (".py", ".html")
+        if p.suffix in (".py", ".html", ".css", ".js", ".svg")
     }
     assert inside == wanted | {"everline/__init__.py"}
