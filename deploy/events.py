@@ -51,6 +51,7 @@ class Events:
         try:
             yield b"retry: 2000\n\n"
             while True:
+                event: bytes | None
                 try:
                     event = await asyncio.wait_for(queue.get(), HEARTBEAT_S)
                 except TimeoutError:
