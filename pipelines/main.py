@@ -19,6 +19,7 @@ COMMANDS = {  # name: (module, attribute, first line of its help)
     "down": ("fleet.up", "down", "Stop the lines of a fleet; they can be brought up again where they were."),
     "evaluate": ("runs.evaluate", "evaluate", "Run a protocol with a method on folders of images."),
     "lines": ("fleet.lines", "lines", "The lines of a fleet and what they know."),
+    "load": ("fleet.load", "load", "Hold load on many lines over HTTP while versions move; count what failed."),
     "log": ("fleet.lines", "log", "A line's log: verify, export, speed."),
     "methods": ("methods", "methods", "The registered methods with their traits and parameters."),
     "pretrain": (
