@@ -5,68 +5,27 @@ its own; then one reference is assigned. Requests see the old version or the new
 """
 
 import asyncio
-import base64
 import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from statistics import median
 from typing import Any, TypeVar
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from ..methods.detector import Detector
-from ..methods.errors import (
-    Busy,
-    Dropped,
-    EverlineError,
-    LineDown,
-    LineStopped,
-    TrackingError,
-    UnknownLine,
-    UnknownVersion,
-)
+from ..methods.errors import Busy, Dropped, EverlineError, LineDown, LineStopped, TrackingError, UnknownLine
 from ..methods.registry import build
 from ..platform.actor import answer_soon, line_handle
-from ..platform.images import decode
-from ..platform.line import Scorer, embed_image
-from ..platform.pictures import map_png, overlay, png, shrink
 from ..platform.settings import Fleet
 from ..platform.versions import Versions
+from .scoring import Counter, backbones, look, overlaid, see, try_out
 
 log = logging.getLogger("everline.desk")
 T = TypeVar("T")
 PATIENCE_S = 60.0  # for a line's actor to answer
 RETRY_S = 30.0  # for a line that comes back, or has room again
 PAUSE_S = 0.2
-OVERLAY_SIDE = 1024  # pixels of an overlay's longer side, at most
-
-
-@dataclass
-class Counter:
-    """One line as this replica knows it. `scorer` is only ever replaced, never changed."""
-
-    name: str
-    embedder: Detector  # the learner's twin that never learns: makes the features that the line takes
-    versions: Any  # platform.versions.Versions, or a double
-    threads: int
-    device: str
-    scorer: Scorer | None = None
-    problem: str = ""  # why the current version could not be looked up or loaded; empty when all is well
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What this replica made of an image."""
-
-    features: np.ndarray  # (1, C, h, w) for the line to learn from
-    scored: dict[str, Any] | None  # None while the line has no version
-    map: dict[str, Any] | None  # map_png (base64) and map_range, where asked for and possible
 
 
 class Desk:
@@ -110,8 +69,10 @@ class Desk:
         Raises WeightsError.
         """
         for counter in self._counters.values():
-            await self._run(self._compute, partial(_try_out, counter.embedder))
+            await self._run(self._compute, partial(try_out, counter.embedder))
         await self._look()
+        shared = backbones(self._counters.values())
+        log.info("%d lines embed with %d backbones", len(self._counters), len(shared))
         self._watching = asyncio.create_task(self._keep_looking())
 
     async def stop(self) -> None:
@@ -260,74 +221,3 @@ class Desk:
         while True:
             await asyncio.sleep(self.poll_s)
             await self._look()
-
-
-def look(counter: Counter) -> None:
-    """Brings a line's scorer up to the alias `current`. A version that cannot be had leaves the old one at work."""
-    try:
-        number = counter.versions.current()
-        now = counter.scorer.version if counter.scorer else None
-        if number != now:
-            counter.scorer = None if number is None else _ready(counter, number)
-            log.info("line %s: scoring with version %s now (was %s)", counter.name, number, now)
-        counter.problem = ""
-    except Exception as error:  # noqa: BLE001 - whatever it is, the watch over the other lines must go on
-        if not counter.problem:  # once, not twice a second
-            known = isinstance(error, TrackingError)
-            log.log(logging.WARNING if known else logging.ERROR, "line %s: keeps its version: %s", counter.name, error)
-        counter.problem = str(error) or type(error).__name__
-
-
-def see(counter: Counter, data: bytes, want_map: bool) -> Seen:
-    """Decodes, embeds and scores one image. Blocking; raises ImageError."""
-    torch.set_num_threads(counter.threads)  # of this thread; as the line would embed it, to the last bit
-    scorer, embedder = counter.scorer, counter.embedder
-    features = embed_image(embedder, data)
-    if scorer is None:
-        return Seen(features.numpy(), None, None)
-    fit = scorer.takes_features_of(embedder)
-    scored, anomaly = scorer.judge(features if fit else embed_image(scorer.detector, data))
-    return Seen(features.numpy(), scored, draw(scorer, anomaly.numpy()) if want_map else None)
-
-
-def draw(scorer: Scorer, anomaly: np.ndarray) -> dict[str, Any]:
-    """The map (S, S) as PNG in base64. The range of its colours is the version's, the same for every image:
-    dark up to what is usual for good parts (their median score), the threshold in the middle.
-    """
-    low, high = span(scorer, anomaly)
-    return {"map_png": base64.b64encode(map_png(anomaly, low, high)).decode("ascii"), "map_range": [low, high]}
-
-
-def span(scorer: Scorer, anomaly: np.ndarray) -> tuple[float, float]:
-    """The range of a map's colours."""
-    calibration = scorer.calibration
-    if not calibration.scores:
-        return float(anomaly.min()), float(anomaly.max())
-    low = median(calibration.scores)
-    return low, 2 * calibration.threshold - low
-
-
-def overlaid(counter: Counter, data: bytes) -> bytes:
-    """An encoded image -> PNG of it in grey, under the map of the version that serves now.
-
-    Blocking; raises UnknownVersion while there is none, ImageError.
-    """
-    scorer = counter.scorer
-    if scorer is None:
-        raise UnknownVersion(f"line {counter.name}: no version gives verdicts yet, so there is no map.")
-    torch.set_num_threads(counter.threads)
-    anomaly = scorer.judge(embed_image(scorer.detector, data))[1].numpy()
-    return png(overlay(shrink(decode(data), OVERLAY_SIDE), anomaly, *span(scorer, anomaly)))
-
-
-def _ready(counter: Counter, number: int) -> Scorer:
-    """The version, tried out: what it computes on its first image, and what would fail, happens here."""
-    state, calibration = counter.versions.load(number)
-    scorer = Scorer(number, state, calibration, counter.device)
-    scorer.judge(_try_out(scorer.detector))
-    return scorer
-
-
-def _try_out(detector: Detector) -> Tensor:
-    """Features of a grey image: the backbone is loaded, or says why it cannot be."""
-    return detector.embed(torch.full((1, 3, detector.size, detector.size), 127, dtype=torch.uint8))

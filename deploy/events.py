@@ -51,11 +51,11 @@ class Events:
         try:
             yield b"retry: 2000\n\n"
             while True:
-                event: bytes | None
                 try:
                     event = await asyncio.wait_for(queue.get(), HEARTBEAT_S)
                 except TimeoutError:
-                    event = b": still here\n\n"
+                    yield b": still here\n\n"
+                    continue
                 if event is None:
                     return
                 yield event

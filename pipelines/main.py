@@ -20,6 +20,7 @@ COMMANDS = {  # name: (module, attribute, first line of its help)
     "evaluate": ("runs.evaluate", "evaluate", "Run a protocol with a method on folders of images."),
     "feedback": ("fleet.lines", "feedback", "Say of a line's image that it is ok, or has a defect."),
     "lines": ("fleet.lines", "lines", "The lines of a fleet and what they know."),
+    "load": ("fleet.load", "load", "Hold load on many lines over HTTP while versions move; count what failed."),
     "log": ("fleet.lines", "log", "A line's log: verify, export, speed."),
     "methods": ("methods", "methods", "The registered methods with their traits and parameters."),
     "mqtt": ("fleet.mqtt", "mqtt", "Take triggers and barcodes from an MQTT broker, and send verdicts there."),

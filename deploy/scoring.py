@@ -1,0 +1,126 @@
+"""What a replica computes: one frozen backbone for all lines that name the same one, and a version for each line.
+
+Lines share a backbone, not a pass through it: images of different lines are embedded one at a time. A batch gives
+other bits than single images on some threads and sizes, and on a CPU takes longer at the usual size (docs/results.md).
+"""
+
+import base64
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..methods.backbones import Backbone
+from ..methods.detector import Detector, FeatureDetector
+from ..methods.errors import TrackingError, UnknownVersion
+from ..platform.images import decode
+from ..platform.line import Scorer, embed_image
+from ..platform.pictures import map_png, overlay, png, shrink
+
+log = logging.getLogger("everline.scoring")
+OVERLAY_SIDE = 1024  # pixels of an overlay's longer side, at most
+
+
+@dataclass
+class Counter:
+    """One line as this replica knows it. `scorer` is only ever replaced, never changed."""
+
+    name: str
+    embedder: Detector  # the learner's twin that never learns: makes the features that the line takes
+    versions: Any  # platform.versions.Versions, or a double
+    threads: int
+    device: str
+    scorer: Scorer | None = None
+    problem: str = ""  # why the current version could not be looked up or loaded; empty when all is well
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What this replica made of an image."""
+
+    features: np.ndarray  # (1, C, h, w) for the line to learn from
+    scored: dict[str, Any] | None  # None while the line has no version
+    map: dict[str, Any] | None  # map_png (base64) and map_range, where asked for and possible
+
+
+def look(counter: Counter) -> None:
+    """Brings a line's scorer up to the alias `current`. A version that cannot be had leaves the old one at work."""
+    try:
+        number = counter.versions.current()
+        now = counter.scorer.version if counter.scorer else None
+        if number != now:
+            counter.scorer = None if number is None else _ready(counter, number)
+            log.info("line %s: scoring with version %s now (was %s)", counter.name, number, now)
+        counter.problem = ""
+    except Exception as error:  # noqa: BLE001 - whatever it is, the watch over the other lines must go on
+        if not counter.problem:  # once, not twice a second
+            known = isinstance(error, TrackingError)
+            log.log(logging.WARNING if known else logging.ERROR, "line %s: keeps its version: %s", counter.name, error)
+        counter.problem = str(error) or type(error).__name__
+
+
+def see(counter: Counter, data: bytes, want_map: bool) -> Seen:
+    """Decodes, embeds and scores one image. Blocking; raises ImageError."""
+    torch.set_num_threads(counter.threads)  # of this thread; as the line would embed it, to the last bit
+    scorer, embedder = counter.scorer, counter.embedder
+    features = embed_image(embedder, data)
+    if scorer is None:
+        return Seen(features.numpy(), None, None)
+    fit = scorer.takes_features_of(embedder)
+    scored, anomaly = scorer.judge(features if fit else embed_image(scorer.detector, data))
+    return Seen(features.numpy(), scored, draw(scorer, anomaly.numpy()) if want_map else None)
+
+
+def draw(scorer: Scorer, anomaly: np.ndarray) -> dict[str, Any]:
+    """The map (S, S) as PNG in base64. The range of its colours is the version's, the same for every image:
+    dark up to what is usual for good parts (their median score), the threshold in the middle.
+    """
+    low, high = span(scorer, anomaly)
+    return {"map_png": base64.b64encode(map_png(anomaly, low, high)).decode("ascii"), "map_range": [low, high]}
+
+
+def span(scorer: Scorer, anomaly: np.ndarray) -> tuple[float, float]:
+    """The range of a map's colours."""
+    calibration = scorer.calibration
+    if not calibration.scores:
+        return float(anomaly.min()), float(anomaly.max())
+    low = median(calibration.scores)
+    return low, 2 * calibration.threshold - low
+
+
+def overlaid(counter: Counter, data: bytes) -> bytes:
+    """An encoded image -> PNG of it in grey, under the map of the version that serves now.
+
+    Blocking; raises UnknownVersion while there is none, ImageError.
+    """
+    scorer = counter.scorer
+    if scorer is None:
+        raise UnknownVersion(f"line {counter.name}: no version gives verdicts yet, so there is no map.")
+    torch.set_num_threads(counter.threads)
+    anomaly = scorer.judge(embed_image(scorer.detector, data))[1].numpy()
+    return png(overlay(shrink(decode(data), OVERLAY_SIDE), anomaly, *span(scorer, anomaly)))
+
+
+def backbones(counters: Iterable[Counter]) -> list[Backbone]:
+    """The frozen modules that these lines and their current versions embed with, each once."""
+    detectors = [d for c in counters for d in (c.embedder, c.scorer and c.scorer.detector)]
+    found = {id(d.extractor): d.extractor for d in detectors if isinstance(d, FeatureDetector)}
+    return list(found.values())
+
+
+def try_out(detector: Detector) -> Tensor:
+    """Features of a grey image: the backbone is loaded, or says why it cannot be."""
+    return detector.embed(torch.full((1, 3, detector.size, detector.size), 127, dtype=torch.uint8))
+
+
+def _ready(counter: Counter, number: int) -> Scorer:
+    """The version, tried out: what it computes on its first image, and what would fail, happens here."""
+    state, calibration = counter.versions.load(number)
+    scorer = Scorer(number, state, calibration, counter.device)
+    scorer.judge(try_out(scorer.detector))
+    return scorer
