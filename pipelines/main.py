@@ -33,6 +33,7 @@ COMMANDS = {  # name: (module, attribute, first line of its help)
     "status": ("fleet.up", "status", "What runs of a fleet, and why the rest does not."),
     "stream": ("fleet.stream", "stream", "Feed a folder of images to a line, which inspects and learns them."),
     "sweep": ("sweeps.command", "sweep", "Try methods, memory sizes and parameters, on one machine or a Ray cluster."),
+    "token": ("fleet.token", "token", "Make a token for somebody who uses the HTTP server."),
     "tune": ("sweeps.tune", "tune", "Try methods and parameters on a line's own log; recommend a fleet entry."),
     "up": ("fleet.up", "up", "Make what runs equal to what a fleet file says."),
     "versions": ("fleet.lines", "versions", "The published versions of a line."),
