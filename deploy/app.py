@@ -3,6 +3,7 @@
 In a Serve config file: `import_path: everline.deploy.app:build` with `args: {fleet: PATH}` (see serve.yaml).
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,54 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
 
+from ..methods.errors import ConfigError
 from ..platform.settings import Fleet, parse_fleet, read_fleet
 from .desk import Desk
+from .guard import Rules
+from .tokens import Tokens
 from .web import BODY_LIMIT, application
 
 MIB = 2**20
 
 
 class Args(BaseModel):
-    """What a Serve config may say. `fleet`: a fleet file's path, or what would stand in one."""
+    """What a Serve config may say. `fleet`: a fleet file's path, or what would stand in one.
+
+    tokens: path of the tokens file; without one nothing can be changed unless `open`. tokens_for_all: reading and
+    inspecting need one, too. rate: requests a second of a token or address (0: any number), `burst` at once.
+    timeout_s: until an answer begins.
+    """
 
     model_config = ConfigDict(extra="forbid")
     fleet: str | dict[str, Any]
     replicas: int = Field(default=1, ge=1, le=256)
     body_limit_mib: int = Field(default=BODY_LIMIT // MIB, ge=1, le=1024)
     poll_s: float = Field(default=0.5, ge=0.05, le=60)
+    tokens: str | None = None
+    tokens_for_all: bool = False
+    open: bool = False
+    rate: float = Field(default=0, ge=0, le=1e6)
+    burst: int = Field(default=20, ge=1, le=10_000)
+    timeout_s: float = Field(default=120, ge=1, le=3600)
+
+
+@dataclass(frozen=True)
+class Access:
+    """As `Args` has them; only a replica, which may be on another machine, opens the file."""
+
+    tokens: Path | None = None
+    all: bool = False
+    open: bool = False
+    rate: float = 0.0
+    burst: int = 20
+    timeout_s: float = 120.0
+
+    def rules(self) -> Rules:
+        """Raises ConfigError."""
+        if self.all and self.tokens is None:
+            raise ConfigError("tokens for all, but no tokens file: name one (`everline token NAME` makes it).")
+        tokens = Tokens(self.tokens) if self.tokens else None
+        return Rules(tokens, self.all, self.open, self.rate, self.burst, self.timeout_s)
 
 
 def build(args: Args) -> Application:
@@ -33,16 +67,26 @@ def build(args: Args) -> Application:
 
     Raises ConfigError, UnknownName.
     """
+    tokens = Path(args.tokens).resolve() if args.tokens else None
+    access = Access(tokens, args.tokens_for_all, args.open, args.rate, args.burst, args.timeout_s)
     fleet = parse_fleet(args.fleet, Path.cwd()) if isinstance(args.fleet, dict) else read_fleet(Path(args.fleet))
-    return bind(fleet, replicas=args.replicas, body_limit=args.body_limit_mib * MIB, poll_s=args.poll_s)
+    return bind(fleet, replicas=args.replicas, body_limit=args.body_limit_mib * MIB, poll_s=args.poll_s, access=access)
 
 
-def bind(fleet: Fleet, *, replicas: int = 1, body_limit: int = BODY_LIMIT, poll_s: float = 0.5) -> Application:
-    """The application of a fleet that has been read already."""
+def bind(
+    fleet: Fleet,
+    *,
+    replicas: int = 1,
+    body_limit: int = BODY_LIMIT,
+    poll_s: float = 0.5,
+    access: Access = Access(),
+) -> Application:
+    """The application of a fleet that has been read already. Raises ConfigError for tokens that cannot be read."""
+    access.rules()
     gpus = max(line.resources.get("GPU", 0) for line in fleet.lines.values())
     options = {"num_cpus": 1, **({"num_gpus": gpus} if gpus else {})}
     deployment: Any = Replica  # the decorators make it a Deployment
-    return deployment.options(num_replicas=replicas, ray_actor_options=options).bind(fleet, body_limit, poll_s)
+    return deployment.options(num_replicas=replicas, ray_actor_options=options).bind(fleet, body_limit, poll_s, access)
 
 
 @serve.deployment(name="lines", max_ongoing_requests=64, max_queued_requests=256)
@@ -50,8 +94,8 @@ def bind(fleet: Fleet, *, replicas: int = 1, body_limit: int = BODY_LIMIT, poll_
 class Replica:
     """A desk and its routes; Serve asks for the application once the desk stands."""
 
-    def __init__(self, fleet: Fleet, body_limit: int, poll_s: float) -> None:
-        self.desk, self.body_limit = Desk(fleet, poll_s=poll_s), body_limit
+    def __init__(self, fleet: Fleet, body_limit: int, poll_s: float, access: Access) -> None:
+        self.desk, self.body_limit, self.access = Desk(fleet, poll_s=poll_s), body_limit, access
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return application(self.desk, body_limit=self.body_limit)
+        return application(self.desk, body_limit=self.body_limit, rules=self.access.rules())

@@ -43,8 +43,8 @@ class Events:
     async def listen(self) -> AsyncIterator[bytes]:
         """The stream of one listener, which begins with the lines as they are known. It ends for one that is slow."""
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(BEHIND)
-        for event in self._status.values():
-            queue.put_nowait(event)
+        for known in self._status.values():
+            queue.put_nowait(known)
         self._queues.add(queue)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._keep_looking())

@@ -3,6 +3,7 @@
 Starting restarts replicas; versions swap without it (desk.py). On a long-lived cluster use `serve deploy`.
 """
 
+import ipaddress
 import logging
 import socket
 import time
@@ -17,7 +18,7 @@ from ray.serve.schema import LoggingConfig
 from ..methods.errors import ConfigError, PortInUse
 from ..platform.cluster import connect
 from ..platform.settings import Fleet
-from .app import bind
+from .app import Access, bind
 
 APP = "everline"
 PATIENCE_S = 30.0
@@ -25,12 +26,20 @@ HOST, PORT = "127.0.0.1", 8000
 CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 
 
-def start_server(fleet: Fleet, *, host: str = HOST, port: int = PORT, replicas: int = 1) -> str:
+def start_server(
+    fleet: Fleet,
+    *,
+    host: str = HOST,
+    port: int = PORT,
+    replicas: int = 1,
+    access: Access = Access(open=True),  # noqa: B008 - frozen
+) -> str:
     """Serves the fleet's lines, which must run (platform/actor.py), until `stop_server`; returns the address.
 
-    Joins or starts a Ray cluster. Raises PortInUse, ConfigError (Serve runs here already).
+    Joins or starts a Ray cluster. Raises PortInUse, ConfigError (Serve runs here already; tokens that cannot be read).
     """
     check_port(host, port)
+    application = bind(fleet, replicas=replicas, access=access)
     connect()
     if _serve_runs():
         raise ConfigError(
@@ -39,7 +48,7 @@ def start_server(fleet: Fleet, *, host: str = HOST, port: int = PORT, replicas: 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     serve.start(ProxyLocation.HeadOnly, HTTPOptions(host=host, port=port), logging_config=quiet)
-    serve.run(bind(fleet, replicas=replicas), name=APP, route_prefix="/", logging_config=quiet)
+    serve.run(application, name=APP, route_prefix="/", logging_config=quiet)
     return f"http://{host}:{port}"
 
 
@@ -69,6 +78,14 @@ def check_port(host: str, port: int) -> None:
             probe.bind(address)
     except (OSError, OverflowError) as error:
         raise PortInUse(f"cannot listen on {host}:{port}: {error}; choose another with --port.") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    try:
+        return all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in socket.getaddrinfo(host, None))
+    except (OSError, ValueError):
+        return False
 
 
 def free_port(host: str = HOST) -> int:

@@ -39,6 +39,8 @@ from ..methods.errors import (
 )
 from ..platform.images import base_name, image_id
 from . import page, tasks
+from .answers import problem
+from .guard import Guard, Rules
 
 log = logging.getLogger("everline.web")
 BODY_LIMIT = 32 * 2**20
@@ -112,8 +114,11 @@ class Finite(JSONResponse):
         return super().render(_finite(content))
 
 
-def application(lines: Lines, *, body_limit: int = BODY_LIMIT) -> FastAPI:
-    """The routes over `lines`, which is started and stopped with it. body_limit: bytes of a request's body."""
+def application(lines: Lines, *, body_limit: int = BODY_LIMIT, rules: Rules = Rules()) -> FastAPI:  # noqa: B008 - frozen
+    """The routes over `lines`, which is started and stopped with it. body_limit: bytes of a request's body.
+
+    rules: who is let in, how often, and for how long.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -123,6 +128,7 @@ def application(lines: Lines, *, body_limit: int = BODY_LIMIT) -> FastAPI:
 
     # The interactive pages would load scripts from the internet, which a plant may not have.
     app = FastAPI(title="everline", lifespan=lifespan, docs_url=None, redoc_url=None, default_response_class=Finite)
+    app.add_middleware(Guard, rules=rules)
     app.add_middleware(Envelope, body_limit=body_limit)
     _handle_errors(app)
     _add_routes(app, lines)
@@ -199,12 +205,6 @@ def _handle_errors(app: FastAPI) -> None:
         app.add_exception_handler(kind, ours)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
-
-
-def problem(scope: Scope, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """The one shape of an error."""
-    content = {"error": {"code": code, "message": message, "request_id": scope.get("everline.request_id", "")}}
-    return JSONResponse(content, status, headers)
 
 
 class Envelope:

@@ -37,6 +37,7 @@ COMMANDS = {  # name: (module, attribute, first line of its help)
     "stream": ("fleet.stream", "stream", "Feed a folder of images to a line, which inspects and learns them."),
     "sweep": ("sweeps.command", "sweep", "Try methods, memory sizes and parameters, on one machine or a Ray cluster."),
     "switch": ("fleet.lines", "switch", "Tell a line that another product comes."),
+    "token": ("fleet.token", "token", "Make a token for somebody who uses the HTTP server."),
     "tune": ("sweeps.tune", "tune", "Try methods and parameters on a line's own log; recommend a fleet entry."),
     "up": ("fleet.up", "up", "Make what runs equal to what a fleet file says."),
     "watch": ("fleet.watch", "watch", "Inspect every image that appears in a folder, until Ctrl-C."),

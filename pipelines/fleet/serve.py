@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from ...deploy.server import check_port, start_server, stop_server
-from ...methods.errors import EverlineError
+from ...deploy.app import Access
+from ...deploy.server import check_port, is_loopback, start_server, stop_server
+from ...methods.errors import ConfigError, EverlineError
 from ...platform.actor import answer, start_line
 from ...platform.cluster import address, connect, disconnect
 from ...platform.settings import read_fleet
@@ -19,7 +20,19 @@ from .lines import ready_for_lines
 @fleet_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, help="Port to listen on.")
-def serve(fleet_file: Path, host: str, port: int) -> None:
+@click.option("--tokens", type=click.Path(path_type=Path), help="Who may change something: see `everline token`.")
+@click.option("--tokens-for-all", is_flag=True, help="Reading and inspecting need a token, too.")
+@click.option("--open", "open_to_all", is_flag=True, help="Whoever can reach it may change everything, without token.")
+@click.option("--rate", default=0.0, help="Requests a second of one token or address; 0: any number.")
+def serve(
+    fleet_file: Path,
+    host: str,
+    port: int,
+    tokens: Path | None,
+    tokens_for_all: bool,
+    open_to_all: bool,
+    rate: float,
+) -> None:
     """Start the lines of a fleet and answer HTTP requests with their current versions, until Ctrl-C.
 
     The routes are described at /openapi.json. Images that are inspected are logged, and learned from unless the
@@ -27,6 +40,7 @@ def serve(fleet_file: Path, host: str, port: int) -> None:
     """
     fleet = read_fleet(fleet_file)
     check_port(host, port)
+    access = access_at(host, tokens, tokens_for_all, open_to_all, rate)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -37,7 +51,7 @@ def serve(fleet_file: Path, host: str, port: int) -> None:
         for name in fleet.lines:
             handle, mine = start_line(name, fleet)
             started += [handle] if mine else []
-        url = start_server(fleet, host=host, port=port)
+        url = start_server(fleet, host=host, port=port, access=access)
         OUT.print(
             f"everline serves {', '.join(fleet.lines)} at {url} (routes: {url}/openapi.json; Ray: {address()}). "
             "Ctrl-C stops.",
@@ -54,3 +68,17 @@ def serve(fleet_file: Path, host: str, port: int) -> None:
                 ERR.print(str(error), markup=False)
     finally:
         disconnect()
+
+
+def access_at(host: str, tokens: Path | None, for_all: bool, open_to_all: bool, rate: float) -> Access:
+    """Who may do what at an address. Raises ConfigError where others could reach it and none had to have a token."""
+    if tokens is None and not open_to_all and not is_loopback(host):
+        raise ConfigError(
+            f"others can reach {host}, and could change lines: make a tokens file with `everline token NAME` and "
+            "name it with --tokens; or say --open."
+        )
+    if rate < 0:
+        raise ConfigError("--rate: at least 0.")
+    access = Access(tokens and tokens.resolve(), for_all, tokens is None, rate)
+    access.rules()
+    return access

@@ -1,0 +1,121 @@
+"""Who is let in, how often, and for how long: stands between a request's envelope and the routes.
+
+A request that may go on has its holder's name in `scope["everline.who"]`, empty where nobody was asked.
+"""
+
+import asyncio
+import math
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .answers import problem
+from .tokens import Tokens
+
+CLIENTS = 4096  # whose rates are remembered; the one that was longest silent is forgotten
+FREE = re.compile(r"/|/health|/static/[a-z.]+")  # the page itself, which asks for a token by itself
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the guard goes by. Without tokens everybody may read and inspect, and change only where it is `open`."""
+
+    tokens: Tokens | None = None
+    all: bool = False  # reading and inspecting need a token, too
+    open: bool = True
+    rate: float = 0.0  # requests a second of one token or address, in each replica; 0: any number
+    burst: int = 20  # that may come at once
+    timeout_s: float = 120.0  # until an answer begins
+
+
+class Rate:
+    """A bucket of `burst` tokens for each client, filled at `rate` a second."""
+
+    def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rate, self.burst, self.clock = rate, burst, clock
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client: what is left, since when
+
+    def wait(self, client: str) -> float:
+        """Takes one. 0.0, or the seconds after which it may be tried again."""
+        now = self.clock()
+        left, since = self._left.pop(client, (float(self.burst), now))
+        left = min(self.burst, left + (now - since) * self.rate)
+        self._left[client] = (left - 1 if left >= 1 else left, now)
+        while len(self._left) > CLIENTS:
+            self._left.popitem(last=False)
+        return 0.0 if left >= 1 else (1 - left) / self.rate
+
+
+class Guard:
+    """The rules, applied to every request but those for /health and the page's own files."""
+
+    def __init__(self, app: ASGIApp, rules: Rules) -> None:
+        self.app, self.rules = app, rules
+        self._rate = Rate(rules.rate, rules.burst) if rules.rate else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or FREE.fullmatch(scope["path"]):
+            await self.app(scope, receive, send)
+            return
+        headers = {key.lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        kind, _, token = headers.get(b"authorization", "").partition(" ")
+        token = token.strip() if kind.lower() == "bearer" else ""
+        holder = self.rules.tokens.holder(token) if self.rules.tokens and token else None
+        client = f"token {holder.name}" if holder else f"address {(scope.get('client') or ('',))[0]}"
+        wait = self._rate.wait(client) if self._rate else 0.0
+        if wait:
+            text = f"more than {self.rules.rate:g} requests a second; try again in {math.ceil(wait)} s."
+            refusal = problem(scope, 429, "too_many_requests", text, {"Retry-After": str(math.ceil(wait))})
+            await refusal(scope, receive, send)
+            return
+        needed = right(scope)
+        if self._asks(needed) and holder is None:
+            text = f"this needs a token that may {needed}: send `Authorization: Bearer TOKEN`"
+            if self.rules.tokens is None:
+                text = "nothing can be changed over HTTP here: the server was started without a tokens file"
+            login = 'Bearer realm="everline"' + (', error="invalid_token"' if token else "")
+            await problem(scope, 401, "no_token", f"{text}.", {"WWW-Authenticate": login})(scope, receive, send)
+        elif holder and needed not in holder.may and self._asks(needed):
+            login = f'Bearer realm="everline", error="insufficient_scope", scope="{needed}"'
+            text = f"the token of {holder.name} may not {needed}, only {', '.join(holder.may)}."
+            await problem(scope, 403, "forbidden", text, {"WWW-Authenticate": login})(scope, receive, send)
+        elif holder is None and needed != "read" and headers.get(b"sec-fetch-site") in ("cross-site", "same-site"):
+            text = "a page of another site asked for this; without a token that is refused."
+            await problem(scope, 403, "other_site", text)(scope, receive, send)
+        else:
+            scope["everline.who"] = holder.name if holder else ""
+            await self._in_time(scope, receive, send)
+
+    def _asks(self, needed: str) -> bool:
+        """Whether a token is asked for."""
+        if needed == "change":
+            return self.rules.tokens is not None or not self.rules.open
+        return self.rules.all
+
+    async def _in_time(self, scope: Scope, receive: Receive, send: Send) -> None:
+        timer = asyncio.timeout(self.rules.timeout_s)
+
+        async def answer(message: Message) -> None:
+            timer.reschedule(None)  # it has begun, and may go on: a stream of events has no end
+            await send(message)
+
+        try:
+            async with timer:
+                await self.app(scope, receive, answer)
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            text = f"no answer within {self.rules.timeout_s:g} s; send the same image again under the same id."
+            await problem(scope, 504, "timeout", text)(scope, receive, send)
+
+
+def right(scope: Scope) -> str:
+    """What a request's sender must be allowed: read, inspect, or change, which is all that is neither."""
+    if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        return "read"
+    last = scope["path"].rstrip("/").split("/")[3:]
+    return "inspect" if last in (["inspect"], ["inspect", "batch"]) else "change"

@@ -1,0 +1,186 @@
+"""Tokens, rates and time-outs over the real routes, in front of a double of the desk."""
+
+import asyncio
+import logging
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from everline.deploy.app import Access
+from everline.deploy.guard import CLIENTS, Rate, Rules
+from everline.deploy.server import is_loopback
+from everline.deploy.tokens import Tokens, make_token, read_tokens
+from everline.deploy.web import application
+from everline.methods.errors import ConfigError
+from everline.pipelines.fleet.serve import access_at
+from everline.pipelines.main import cli
+from fastapi.testclient import TestClient
+
+
+class Desk:
+    """Double of deploy.desk.Desk."""
+
+    async def lines(self) -> list[dict[str, Any]]:
+        return []
+
+    async def inspect(self, *_: Any) -> dict[str, Any]:
+        return {"verdict": "pass"}
+
+    async def rollback(self, line: str, version: int | None) -> int:
+        return 1
+
+    async def line(self, line: str) -> dict[str, Any]:
+        await asyncio.sleep(60)
+        return {}
+
+    def health(self) -> dict[str, Any]:
+        return {"status": "ok"}
+
+
+def client(**rules: Any) -> TestClient:
+    return TestClient(application(Desk(), rules=Rules(**rules)), raise_server_exceptions=False)  # type: ignore[arg-type]
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+ROLLBACK = "/lines/mono/rollback"
+
+
+def test_a_change_needs_a_token_that_may_change(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.yaml"
+    boss, camera = make_token(path, "boss", ("change",)), make_token(path, "camera", ("inspect",))
+    http = client(tokens=Tokens(path))
+    nobody = http.post(ROLLBACK)
+    assert (nobody.status_code, nobody.json()["error"]["code"]) == (401, "no_token")
+    assert nobody.headers["www-authenticate"] == 'Bearer realm="everline"'
+    assert nobody.json()["error"]["request_id"] == nobody.headers["x-request-id"]
+    for wrong in (boss[:-1], boss + "x", boss.upper(), "", "\xff"):
+        refused = http.post(ROLLBACK, headers={"Authorization": f"Bearer {wrong}".encode("latin-1")})  # type: ignore[dict-item]
+        assert refused.status_code == 401
+    other = http.post(ROLLBACK, headers=bearer(camera))
+    assert (other.status_code, other.json()["error"]["code"]) == (403, "forbidden")
+    assert 'error="insufficient_scope"' in other.headers["www-authenticate"]
+    assert http.post(ROLLBACK, headers=bearer(boss)).json() == {"line": "mono", "version": 1}
+    assert http.get("/lines").status_code == 200
+    assert http.post("/lines/mono/inspect", content=b"x").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/lines/mono/task", "/lines/mono/feedback", "/lines/inspect", "/any", "//x/inspect"])
+def test_a_route_that_nobody_thought_of_needs_change(tmp_path: Path, path: str) -> None:
+    camera = make_token(tmp_path / "t", "camera", ("read", "inspect"))
+    http = client(tokens=Tokens(tmp_path / "t"))
+    assert http.post(path).status_code == 401
+    assert http.post(path, headers=bearer(camera)).status_code == 403
+
+
+def test_all_may_need_a_token_but_health_does_not(tmp_path: Path) -> None:
+    camera = make_token(tmp_path / "t", "camera", ("inspect",))
+    http = client(tokens=Tokens(tmp_path / "t"), all=True)
+    assert http.get("/health").status_code == 200
+    assert [http.get(path).status_code for path in ("/lines", "/openapi.json", "/none")] == [401, 401, 401]
+    assert http.get("/lines", headers=bearer(camera)).status_code == 403
+    assert http.post("/lines/mono/inspect", content=b"x").status_code == 401
+    assert http.post("/lines/mono/inspect", content=b"x", headers=bearer(camera)).status_code == 200
+
+
+def test_a_token_taken_out_of_the_file_is_out_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    boss = make_token(path, "boss", ("change",))
+    http = client(tokens=Tokens(path))
+    assert http.post(ROLLBACK, headers=bearer(boss)).status_code == 200
+    path.write_text("{}\n")
+    assert http.post(ROLLBACK, headers=bearer(boss)).status_code == 401
+
+
+@pytest.mark.parametrize("text", ["- a", "boss: {sha256: 12, may: [change]}", "boss: ["])
+def test_a_file_that_is_not_right_lets_nobody_in(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "t"
+    boss = make_token(path, "boss", ("change",))
+    http = client(tokens=Tokens(path))
+    path.write_text(text)
+    assert http.post(ROLLBACK, headers=bearer(boss)).status_code == 401
+    assert "nobody is let in" in caplog.text
+    with pytest.raises(ConfigError):
+        Tokens(path)
+
+
+def test_no_token_gets_into_a_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    boss = make_token(tmp_path / "t", "boss", ("read",))
+    caplog.set_level(logging.DEBUG)
+    http = client(tokens=Tokens(tmp_path / "t"))
+    answers = [http.post(ROLLBACK, headers=bearer(boss)), http.post(ROLLBACK, headers=bearer(f"{boss}x"))]
+    assert [answer.status_code for answer in answers] == [403, 401]
+    assert boss not in caplog.text
+    assert not any(boss in answer.text + str(answer.headers) for answer in answers)
+
+
+def test_without_tokens_a_server_that_is_not_open_changes_nothing() -> None:
+    assert client().post(ROLLBACK).status_code == 200
+    shut = client(open=False)
+    assert "tokens file" in shut.post(ROLLBACK).json()["error"]["message"]
+    assert shut.get("/lines").status_code == 200
+
+
+def test_a_page_of_another_site_changes_nothing_here() -> None:
+    http = client()
+    for site in ("cross-site", "same-site"):
+        refused = http.post(ROLLBACK, headers={"Sec-Fetch-Site": site})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "other_site")
+    assert http.post(ROLLBACK, headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
+
+
+def test_who_comes_too_often_is_told_when_to_come_again() -> None:
+    http = client(rate=0.1, burst=2)
+    assert [http.get("/lines").status_code for _ in range(3)] == [200, 200, 429]
+    answer = http.get("/lines")
+    assert (answer.json()["error"]["code"], answer.headers["retry-after"]) == ("too_many_requests", "10")
+    assert http.get("/health").status_code == 200
+
+
+def test_a_rate_is_a_client_s_own_and_comes_back_with_time() -> None:
+    now = [0.0]
+    rate = Rate(2.0, 3, lambda: now[0])
+    assert [rate.wait("a") for _ in range(4)] == [0, 0, 0, 0.5]
+    assert rate.wait("b") == 0
+    now[0] = 0.5
+    assert [rate.wait("a"), rate.wait("a")] == [0, 0.5]
+    for n in range(2 * CLIENTS):
+        rate.wait(str(n))
+    assert len(rate._left) == CLIENTS
+
+
+def test_a_request_that_takes_too_long_is_answered() -> None:
+    answer = client(timeout_s=0.05).get("/lines/mono")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
+
+
+def test_the_command_prints_a_token_once_and_keeps_its_hash(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.yaml"
+    words = ["token", "camera-1", "--tokens", str(path), "--may", "inspect", "--may", "read"]
+    token = CliRunner().invoke(cli, words, standalone_mode=False).stdout.strip()
+    assert token not in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    (holder,) = read_tokens(path)
+    assert (holder.name, holder.may) == ("camera-1", ("read", "inspect"))
+    found = Tokens(path).holder(token)
+    assert found and found.name == "camera-1"
+    with pytest.raises(ConfigError, match="already"):
+        make_token(path, "camera-1", ("read",))
+    assert [one.name for one in tmp_path.iterdir()] == ["tokens.yaml"]
+
+
+def test_a_server_that_others_reach_does_not_start_without_tokens(tmp_path: Path) -> None:
+    for host in ("0.0.0.0", "::", "192.0.2.1"):
+        with pytest.raises(ConfigError, match="--open"):
+            access_at(host, None, False, False, 0)
+    assert access_at("0.0.0.0", None, False, True, 0).rules().open
+    make_token(tmp_path / "t", "boss", ("change",))
+    assert access_at("0.0.0.0", tmp_path / "t", False, False, 0).rules().tokens
+    assert access_at("127.0.0.1", None, False, False, 0).rules().open
+    assert is_loopback("localhost")
+    with pytest.raises(ConfigError, match="no tokens file"):
+        Access(all=True).rules()
