@@ -84,8 +84,12 @@ class Desk:
         self._compute.shutdown(wait=False, cancel_futures=True)
         self._watch.shutdown(wait=False, cancel_futures=True)
 
-    async def inspect(self, line: str, data: bytes, id: str, learn: bool, want_map: bool) -> dict[str, Any]:
+    async def inspect(
+        self, line: str, data: bytes, id: str, learn: bool, want_map: bool, request: str = ""
+    ) -> dict[str, Any]:
         """An encoded image -> the fields of `Inspection`, once the line has it durably; with its map on request.
+
+        request: the id of the HTTP request, which the record keeps.
 
         A line that is coming back, or has no room for another image, is waited for; its id keeps an image from being
         learned twice. Raises UnknownLine, ImageError, ConfigError, StoreError, NoSpace, TrackingError, Busy, Dropped,
@@ -95,7 +99,7 @@ class Desk:
         if counter.scorer is None and counter.problem:  # there may well be a version: `learning` would be a lie
             raise TrackingError(counter.problem)
         seen = await self._run(self._compute, partial(see, counter, data, want_map))
-        answer = await self._insist(line, "record", data, seen.features, seen.scored, id, learn)
+        answer = await self._insist(line, "record", data, seen.features, seen.scored, id, learn, request)
         return {**answer, **(seen.map or {"map_png": None, "map_range": None})} if want_map else answer
 
     async def lines(self) -> list[dict[str, Any]]:

@@ -97,10 +97,16 @@ class LineActor:
         return await self._record(data, id, learn, None)
 
     async def record(
-        self, data: bytes, features: np.ndarray, scored: dict[str, Any] | None, id: str, learn: bool = True
+        self,
+        data: bytes,
+        features: np.ndarray,
+        scored: dict[str, Any] | None,
+        id: str,
+        learn: bool = True,
+        request: str = "",
     ) -> dict[str, Any]:
-        """The same for a serving replica, which embedded (1, C, h, w) and scored the image already."""
-        return await self._record(data, id, learn, (torch.from_numpy(np.array(features)), scored))
+        """The same for a serving replica, which embedded (1, C, h, w) and scored the image of a request already."""
+        return await self._record(data, id, learn, (torch.from_numpy(np.array(features)), scored), request)
 
     async def room(self) -> bool:
         """Waits, some seconds at most, until another image may wait here; whether it may."""
@@ -176,9 +182,11 @@ class LineActor:
         """Learns what is pending, saves a checkpoint, gives up the log. Images that wait are sent away, unrecorded."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
 
-    async def _record(self, data: bytes, id: str, learn: bool, judged: Any) -> dict[str, Any]:
+    async def _record(self, data: bytes, id: str, learn: bool, judged: Any, request: str = "") -> dict[str, Any]:
         async with self._waiting.turn():
-            inspection = await self._alone(lambda line: line.inspect(data, id, learn=learn, judged=judged))
+            inspection = await self._alone(
+                lambda line: line.inspect(data, id, learn=learn, judged=judged, request=request)
+            )
             self._thread.submit(self._settle)  # learn while the caller has its answer
         return plain(inspection)
 

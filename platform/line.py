@@ -155,14 +155,21 @@ class Line:
             raise
 
     def inspect(
-        self, data: bytes, id: str, *, learn: bool = True, judged: tuple[Tensor, dict[str, Any] | None] | None = None
+        self,
+        data: bytes,
+        id: str,
+        *,
+        learn: bool = True,
+        judged: tuple[Tensor, dict[str, Any] | None] | None = None,
+        request: str = "",
     ) -> Inspection:
         """One image: verdict, record, acknowledgement. What follows from it happens in `settle`.
 
         data: an encoded image as it came. id: 1 to 256 characters; an image whose id is in the log already is
         not learned again and gets its first answer. judged: features and verdict, where a serving replica made
         them already; then a repeated id is recorded once more, as kind `repeat`. Its score counts; threshold,
-        p-value and verdict are the line's, where they are of the version that is current here.
+        p-value and verdict are the line's, where they are of the version that is current here. request: by which it
+        came over HTTP, kept in the record's data.
         Raises ImageError, ConfigError, NoSpace (nothing was recorded), SecondWriter, StoreError.
         """
         if not 0 < len(id) <= MAX_ID or not id.isprintable():
@@ -173,7 +180,11 @@ class Line:
         features, verdict = judged or self._judge(data)
         verdict = self._decided(verdict) if verdict else {"verdict": "learning"}
         first = self.ids.get(id)
-        data_of = {"calibrated": verdict.get("calibrated", False), **({} if first is None else {"of": first})}
+        data_of = {
+            "calibrated": verdict.get("calibrated", False),
+            **({} if first is None else {"of": first}),
+            **({"request": request} if request else {}),
+        }
         record = Record(
             kind="image" if first is None else "repeat",
             id=id,

@@ -79,7 +79,9 @@ class Line:
 
         return SimpleNamespace(remote=call)
 
-    def _record(self, data: bytes, features: Any, scored: dict[str, Any] | None, id: str, learn: bool) -> Any:
+    def _record(
+        self, data: bytes, features: Any, scored: dict[str, Any] | None, id: str, learn: bool, request: str
+    ) -> Any:
         nothing = dict.fromkeys(["score", "p_value", "threshold", "version"])
         given = scored or {**nothing, "verdict": "learning", "calibrated": False}
         common = {"line": "mono", "id": id, "record": len(self.calls) - 1, "duplicate": False}
@@ -184,7 +186,7 @@ def test_a_line_without_a_version_is_learning(bench: Bench) -> None:
     assert response.status_code == 200
     answer = response.json()
     assert (answer["verdict"], answer["score"], answer["version"], answer["map_png"]) == ("learning", None, None, None)
-    (verb, data, _, scored, id, learn) = bench.line.calls[0]
+    (verb, data, _, scored, id, learn, _) = bench.line.calls[0]
     assert (verb, data, scored, learn) == ("record", png(1), None, True)
     assert id == hashlib.sha256(png(1)).hexdigest()[:16]
 
@@ -221,7 +223,14 @@ def test_the_map_comes_as_a_picture_of_the_version_s_range(scoring: Bench) -> No
 
 def test_learn_false_reaches_the_line(scoring: Bench) -> None:
     scoring.http.post("/lines/mono/inspect?learn=false", content=png(1))
-    assert scoring.line.calls[0][-1] is False
+    assert scoring.line.calls[0][5] is False
+
+
+def test_the_id_of_its_request_goes_along_with_an_image(bench: Bench) -> None:
+    answer = bench.http.post("/lines/mono/inspect", content=png(1), headers={"X-Request-Id": "shift-2.17"})
+    assert bench.line.calls[0][-1] == "shift-2.17" == answer.headers["x-request-id"]
+    answer = bench.http.post("/lines/mono/inspect", content=png(2))
+    assert bench.line.calls[1][-1] == answer.headers["x-request-id"] != ""
 
 
 @pytest.mark.parametrize(

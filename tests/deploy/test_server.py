@@ -51,7 +51,9 @@ def start_double(tracking: str, store: Path) -> Any:
     """A line's actor that records nothing; defined here so that it travels by value."""
 
     class Double:
-        async def record(self, data: bytes, features: Any, scored: Any, id: str, learn: bool) -> dict[str, Any]:
+        async def record(
+            self, data: bytes, features: Any, scored: Any, id: str, learn: bool, request: str
+        ) -> dict[str, Any]:
             assert features.shape[0] == 1
             return {"id": id, "record": 0, **(scored or {"verdict": "learning", "version": None})}
 

@@ -146,6 +146,14 @@ def test_a_known_id_is_answered_and_not_learned_again(opened: Callable[..., Line
     assert verify(line.folder).inspected == 48
 
 
+def test_a_record_says_by_which_request_it_came(opened: Callable[..., Line]) -> None:
+    line = opened()
+    line.inspect(STREAM[0], "a", request="shift-2.17")
+    line.inspect(STREAM[1], "b")
+    asked = [record.data.get("request") for record in LogReader(line.folder).records()]
+    assert asked == ["shift-2.17", None]
+
+
 def test_a_known_id_that_a_replica_judged_anew_is_recorded_and_not_learned_again(opened: Callable[..., Line]) -> None:
     line = opened()
     send(line, 0, 48)
