@@ -1,8 +1,9 @@
 """The operator's page in a real browser: a running fleet, Ray Serve, one line, and somebody who looks and clicks."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,7 +12,6 @@ from urllib.request import Request, urlopen
 import pytest
 import ray
 from everline.deploy.server import free_port, start_server, stop_server
-from everline.platform import actor
 from everline.platform.actor import answer, start_line
 from everline.platform.log import LogReader, line_folder
 from everline.platform.settings import Fleet, parse_fleet
@@ -39,27 +39,17 @@ class Plant:
         return list(LogReader(line_folder(self.fleet.store, "mono")).records(images=False))
 
 
-def with_feedback() -> Any:
-    """The line's actor as it is, and where it knows no feedback yet, a double of that one verb."""
-    if hasattr(actor.LineActor, "feedback"):
-        return actor.LineActor
-
-    class Hearing(actor.LineActor):
-        async def feedback(self, id: str, label: str, by: str = "") -> dict[str, Any]:
-            def work(line: Any) -> dict[str, Any]:
-                of = line.ids[id]
-                seq = line._append_event("feedback", None, of=of, id=id, label=label, by=by).seq
-                return {"record": seq, "of": of, "label": label, "changed": True}
-
-            return await self._alone(work)
-
-    return Hearing
+def until(true: Callable[[], bool]) -> None:
+    """Asks from here: a page that forbids `eval` cannot wait by itself."""
+    give_up = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
 
 
 @pytest.fixture
-def plant(ray_session: None, tmp_path: Path, parts: list[bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Plant]:
+def plant(ray_session: None, tmp_path: Path, parts: list[bytes]) -> Iterator[Plant]:
     """A server over a line that has published two versions and seen an image of a nasty id."""
-    monkeypatch.setattr(actor, "LineActor", with_feedback())
     fleet = parse_fleet({"store": "store", "lines": {"mono": LINE}}, tmp_path)
     prepare_tracking(fleet.tracking)
     handle, _ = start_line("mono", fleet)
@@ -89,12 +79,13 @@ def test_an_operator_sees_labels_and_turns_back(plant: Plant, browser: Any, more
     plant.send(more_parts[0], NASTY)  # an image comes
     page.locator("#images li", has_text=NASTY).wait_for()
     page.locator("#caption", has_text=NASTY).wait_for()
-    page.wait_for_function("document.querySelector('#picture').naturalWidth > 0")
+    width = partial(page.locator("#picture").evaluate, "picture => picture.naturalWidth")
+    until(lambda: width() > 0)
     assert page.locator("#strip rect").count() > 0
 
     page.locator("#heat").click()
     page.locator("#picture[data-shows=map]").wait_for()
-    page.wait_for_function("document.querySelector('#picture').naturalWidth === 64")
+    until(lambda: width() == 64)
 
     page.locator("#by").fill("eve")
     page.locator("#defect").click()
@@ -115,10 +106,7 @@ def test_an_operator_sees_labels_and_turns_back(plant: Plant, browser: Any, more
     page.get_by_role("button", name="Make version 1 current").click()
     page.locator("#yes").click()
     page.locator("#versions tr", has_text="current").filter(has_text="1").first.wait_for()
-    give_up = time.monotonic() + 30
-    while versions.current() != 1:
-        assert time.monotonic() < give_up
-        time.sleep(0.1)
+    until(lambda: versions.current() == 1)
 
     assert {r.verdict for r in plant.log() if r.kind == "image"} >= {"pass"}
     assert page.title() == "everline"
