@@ -44,6 +44,7 @@ from .guard import Guard, Rules
 
 log = logging.getLogger("everline.web")
 BODY_LIMIT = 32 * 2**20
+BATCH = 64  # images of one form
 DRAIN = 4  # body limits that are read, and thrown away, of a body that is too large
 RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # the last: curl --data-binary
 RETRY_AFTER_S = 2  # a line's actor needs about that to come back
@@ -154,6 +155,26 @@ def _add_routes(app: FastAPI, lines: Lines) -> None:
         asked = request.scope["everline.request_id"]
         return Finite(await lines.inspect(line, upload.data, image_id, learn, want_map, asked))
 
+    @app.post("/lines/{line}/inspect/batch")
+    async def inspect_batch(request: Request, line: str, learn: bool = True) -> Any:
+        """Judge the images of a form one after the other, in its order; each has its own answer, or its own error."""
+        answers, down = list[dict[str, Any]](), dict[str, Any]()
+        for upload in await _uploads(request):
+            id = default_id(upload)
+            if down:  # nobody answers: the rest is not tried, and not recorded
+                answers.append({**down, "id": id})
+                continue
+            try:
+                asked = request.scope["everline.request_id"]
+                answers.append({"status": 200, **await lines.inspect(line, upload.data, id, learn, False, asked)})
+            except UnknownLine:  # so it is for all of them
+                raise
+            except (EverlineError, TimeoutError) as error:
+                status, code = _known(error)
+                answers.append({"status": status, "id": id, "error": {"code": code, "message": str(error)}})
+                down = answers[-1] if status >= 500 else {}
+        return Finite({"line": line, "answers": answers})
+
     @app.get("/lines")
     async def all_lines() -> Any:
         """All lines of the fleet with their state."""
@@ -186,7 +207,7 @@ def _add_routes(app: FastAPI, lines: Lines) -> None:
 
 def _handle_errors(app: FastAPI) -> None:
     async def ours(request: Request, error: Exception) -> JSONResponse:
-        status, code = next((s, c) for kind, s, c in ERRORS if isinstance(error, kind))
+        status, code = _known(error)
         if status >= 500:
             log.warning("%s %s: %s: %s", request.method, request.url.path, code, error)
         headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else None
@@ -208,6 +229,11 @@ def _handle_errors(app: FastAPI) -> None:
         app.add_exception_handler(kind, ours)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
+
+
+def _known(error: Exception) -> tuple[int, str]:
+    """An error's status and code."""
+    return next((status, code) for kind, status, code in ERRORS if isinstance(error, kind))
 
 
 class Envelope:
@@ -270,14 +296,23 @@ async def _upload(request: Request) -> Upload:
     """The image of a request. Raises HTTPException 415 for another media type, ImageError for none or several."""
     kind = request.headers.get("content-type", "").lower()
     if kind.startswith("multipart/form-data"):
-        async with request.form(max_files=2, max_fields=16) as form:
-            files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-            if len(files) != 1:
-                raise ImageError(f"expected one image file in the form, got {len(files)}.")
-            return Upload(await files[0].read(), base_name(files[0].filename or ""))
+        return (await _uploads(request, 1))[0]
     if kind and not kind.startswith(RAW):
         raise HTTPException(415, f"expected an image, as the body or as multipart/form-data, got {kind!r}.")
     return Upload(await request.body())
+
+
+async def _uploads(request: Request, most: int = BATCH) -> list[Upload]:
+    """The files of a form, in its order. Raises HTTPException 415 for another media type, ImageError for too many."""
+    kind = request.headers.get("content-type", "").lower()
+    if not kind.startswith("multipart/form-data"):
+        raise HTTPException(415, f"expected images as multipart/form-data, got {kind!r}.")
+    async with request.form(max_files=most + 1, max_fields=16) as form:
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        if not 0 < len(files) <= most:
+            wanted = "one image file" if most == 1 else f"1 to {most} image files"
+            raise ImageError(f"expected {wanted} in the form, got {len(files)}.")
+        return [Upload(await file.read(), base_name(file.filename or "")) for file in files]
 
 
 def default_id(upload: Upload) -> str:

@@ -261,6 +261,38 @@ def test_a_form_holds_one_image(bench: Bench, files: dict[str, Any]) -> None:
     assert bench.line.calls == []
 
 
+def test_a_batch_is_answered_in_order_and_each_image_by_itself(scoring: Bench) -> None:
+    form = [("images", (name, data)) for name, data in (("a.png", png(1)), ("b.png", b"no"), ("c.png", png(2)))]
+    body = scoring.http.post("/lines/mono/inspect/batch?learn=false", files=form).json()
+    assert [answer["status"] for answer in body["answers"]] == [200, 400, 200]
+    assert [answer["id"].partition(":")[0] for answer in body["answers"]] == ["a.png", "b.png", "c.png"]
+    assert body["answers"][1]["error"]["code"] == "bad_image" and body["answers"][2]["version"] == 1
+    assert [call[1] for call in scoring.line.calls] == [png(1), png(2)]
+
+
+def test_a_batch_ends_where_the_line_is_away(bench: Bench) -> None:
+    bench.line.trouble = LineStopped("it kept dying")
+    form = [("images", (f"{n}.png", png(n))) for n in range(3)]
+    answers = bench.http.post("/lines/mono/inspect/batch", files=form).json()["answers"]
+    assert [(answer["status"], answer["error"]["code"]) for answer in answers] == [(503, "line_stopped")] * 3
+    assert len(bench.line.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "status"),
+    [
+        ("mono", {}, 415),
+        ("mono", {"files": [("a", (f"{n}.png", b"1")) for n in range(65)]}, 400),
+        ("nobody", {"files": {"a": ("a.png", png(1))}}, 404),
+    ],
+)
+def test_a_batch_that_cannot_be_begun_is_refused_whole(
+    bench: Bench, path: str, more: dict[str, Any], status: int
+) -> None:
+    assert bench.http.post(f"/lines/{path}/inspect/batch", **more).status_code == status
+    assert bench.line.calls == []
+
+
 @pytest.mark.parametrize("body", [b"", b"no image", png(1)[:100]])
 def test_what_is_no_image_is_refused_and_not_recorded(scoring: Bench, body: bytes) -> None:
     error_of(scoring.http.post("/lines/mono/inspect", content=body), 400, "bad_image")
