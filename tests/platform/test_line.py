@@ -513,7 +513,7 @@ def outage(opened: Callable[..., Line], shelf: Shelf, **settings: Any) -> Line:
     shelf.down = True
     send(line, 35, 60)
     line.settle()
-    for index in range(60, 90):
+    for index in range(60, 110):
         line.inspect(png(index), f"i{index}")
     line.settle()
     return line
@@ -532,7 +532,7 @@ def in_order(line: Line, shelf: Shelf) -> None:
 def test_what_is_due_in_an_outage_goes_out_later_in_order_and_once(opened: Callable[..., Line]) -> None:
     shelf = Shelf()
     line = outage(opened, shelf)
-    assert line.inspect(png(95), "meanwhile").version == 1
+    assert line.inspect(png(115), "meanwhile").version == 1
     assert [r.kind for r in LogReader(line.folder).records()].count("due") == line.status()["versions_waiting"] == 2
     assert line.checkpoints.latest()[0] > 60  # type: ignore[index]
     shelf.down = False
@@ -556,7 +556,7 @@ def test_a_crash_in_an_outage_loses_no_version_and_no_order(opened: Callable[...
         shutil.rmtree(line.folder / name)
     line = opened(shelf, settings=QUICK)
     assert (line.digest(), line.status()["versions_waiting"]) == (before, 2)
-    assert line.inspect(png(95), "meanwhile").version == 1
+    assert line.inspect(png(115), "meanwhile").version == 1
     die(line)
     shelf.down = False
     line = opened(shelf, settings=QUICK)
@@ -644,7 +644,7 @@ def test_an_outage_just_after_a_decision_moves_the_alias_later(opened: Callable[
     shelf.load = away  # type: ignore[method-assign]
     assert line.rollback(1) == 1
     assert (line.status()["version"], shelf.alias) == (1, 2)
-    assert line.inspect(png(95), "next").version == 1
+    assert line.inspect(png(115), "next").version == 1
     shelf.down, line._retry_at = False, 0.0
     line.settle()
     assert shelf.alias == 1
