@@ -139,8 +139,6 @@ class SpooledWriter:
         while not self._at_rest() and not self._lost and time.monotonic() < give_up:
             time.sleep(0.02)
         self._end()
-        if self._sender:
-            self._sender.join()  # a request that is on its way has its own time limit
         if not self._at_rest():
             log.warning("%s: %d records wait in %s", self.folder, self.spooled, self._spool)
             return self.release()
@@ -150,7 +148,7 @@ class SpooledWriter:
             self.release()
 
     def release(self) -> None:
-        """Lets go of the files at once, as a process does that dies."""
+        """Lets go of the files, as a process does that dies; a request that is on its way has its own time limit."""
         self._end()
         self._writer.release()
         with self._hold:
@@ -167,6 +165,8 @@ class SpooledWriter:
     def _end(self) -> None:
         self._ended = True
         self._wake.set()
+        if self._sender:
+            self._sender.join()
 
     def _start(self) -> "Spool":
         """From here on it spools, until all has been sent on. Raises NoSpace, StoreError."""
