@@ -160,7 +160,7 @@ class Postgres:
     def _run(self, program: str, *words: str) -> None:
         user: dict[str, Any] = {"user": "nobody", "group": "nogroup"} if os.getuid() == 0 else {}
         command = [str(self.programs / program), *words]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", timeout=60, **user)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", timeout=200, **user)
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ class Plant:
 
 def until(true: Callable[[], bool]) -> None:
     """Asks from here: a page that forbids `eval` cannot wait by itself."""
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 180
     while not true():
         assert time.monotonic() < give_up
         time.sleep(0.1)

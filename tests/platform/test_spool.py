@@ -79,7 +79,7 @@ def image(n: int, size: int = 100) -> Record:
 
 
 def until(true: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + 120
     while not true():
         assert time.monotonic() < give_up
         time.sleep(0.01)

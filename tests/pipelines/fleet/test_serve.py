@@ -76,7 +76,7 @@ def test_the_life_of_a_served_fleet(
     )  # joins the running line: there is one writer
     assert json.loads(streamed.stdout)["acknowledged"] == 100
 
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 180
     while client.get("/lines/mono")["serving_version"] is None and time.monotonic() < give_up:
         time.sleep(0.2)
     answer = client.inspect("mono", parts[0], learn=False)
@@ -91,7 +91,7 @@ def test_the_life_of_a_served_fleet(
     examples_of_the_readme(folder, client.port, parts[1])
 
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=200) == 0
     found = verify(line_folder(folder / "store", "mono"))
     assert found.ok, found.problems
     assert found.unique >= 101

@@ -47,7 +47,7 @@ def start(folder: Path, *args: str) -> "subprocess.Popen[str]":
 
 def run(folder: Path, *args: str, code: int = 0) -> str:
     process = start(folder, *args)
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == code, err
     return out
 
@@ -94,7 +94,7 @@ def test_ctrl_c_and_sigterm_leave_a_clean_state(folder: Path, parts: list[bytes]
     while len(LogReader(log)) < 10 and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert verify(log).ok
@@ -104,13 +104,13 @@ def test_ctrl_c_and_sigterm_leave_a_clean_state(folder: Path, parts: list[bytes]
 def test_a_folder_without_images_is_a_clear_error(folder: Path) -> None:
     (folder / "empty").mkdir()
     process = start(folder, "stream", "mono", "empty")
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=400)
     assert process.returncode == 1
     assert "no images" in err
 
 
 def test_an_unknown_line_is_a_clear_error(folder: Path) -> None:
     process = start(folder, "stream", "momo", "images")
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=400)
     assert process.returncode == 1
     assert "mono" in err

@@ -114,7 +114,7 @@ def user(tmp_path: Path, parts: list[bytes], tracking_uri: str) -> Iterator[Typi
 
 
 def until(condition: Callable[[], Any]) -> Any:
-    give_up = time.monotonic() + 100
+    give_up = time.monotonic() + 400
     while not (found := condition()):
         assert time.monotonic() < give_up
         time.sleep(0.1)

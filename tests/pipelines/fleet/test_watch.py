@@ -148,7 +148,7 @@ def test_a_watched_folder_from_the_command_line_until_ctrl_c(tmp_path: Path, par
     while process.poll() is None and not (out.exists() and len(out.read_text().splitlines()) == 6):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=280)
     assert process.returncode == 130, err
     assert sorted(p.name for p in (folder / "learning").iterdir()) == [f"{n}.png" for n in range(5)]
     assert [p.name for p in (folder / "error").iterdir()] == ["no.png"]

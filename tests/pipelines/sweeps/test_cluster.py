@@ -1,16 +1,15 @@
 """A sweep on clusters of several nodes, one of which may die: the trials are those of one process without Ray."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from everline.methods.errors import ConfigError
@@ -71,14 +70,14 @@ def pair() -> Iterator[Nodes]:
 
 def ended(process: "subprocess.Popen[str]", code: int = 0) -> str:
     """What it said to people."""
-    _, err = process.communicate(timeout=200)
+    _, err = process.communicate(timeout=800)
     assert process.returncode == code, err
     return err
 
 
 def wait(process: "subprocess.Popen[str]", condition: Callable[[], Any]) -> Any:
     """What the condition gives, as soon as it holds, while the process runs."""
-    until = time.monotonic() + 200
+    until = time.monotonic() + 800
     while not (found := condition()):
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.05)
@@ -87,8 +86,18 @@ def wait(process: "subprocess.Popen[str]", condition: Callable[[], Any]) -> Any:
 
 def frozen(process: "subprocess.Popen[str]", there: Nodes) -> dict[str, Any]:
     """Stops a process that runs trials in the midst of one: {"node", "pid"}."""
-    found: dict[str, Any] = wait(process, lambda: [one for one in there.ask("trials") if one["alive"]])[0]
-    os.kill(found["pid"], signal.SIGSTOP)
+
+    def caught() -> dict[str, Any] | None:
+        for one in there.ask("trials"):
+            with suppress(psutil.NoSuchProcess):
+                if one["alive"]:
+                    (stopped := psutil.Process(one["pid"])).suspend()
+                    time.sleep(1)  # one whose trial had just ended is ended by its node all the same
+                    if stopped.status() == psutil.STATUS_STOPPED:
+                        return dict(one)
+        return None
+
+    found: dict[str, Any] = wait(process, caught)
     return found
 
 
@@ -100,7 +109,8 @@ def test_two_nodes_have_the_trials_of_one_process(
     process = start("--data", data, *SMALL, "--out", out, address=pair.told["address"])
     one = frozen(process, pair)  # or it might be done with all trials before the other has begun
     wait(process, lambda: len(trials_in(out)) >= 4)
-    os.kill(one["pid"], signal.SIGCONT)
+    with suppress(psutil.NoSuchProcess):  # its end may have been on its way when it was stopped
+        psutil.Process(one["pid"]).resume()
     ended(process)
     assert trials_in(out) == undisturbed
     assert {one["node"] for one in pair.ask("trials")} == {pair.told["head"], *pair.told["others"]}

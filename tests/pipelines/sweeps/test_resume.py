@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path, start: Sta
 
 def ended(process: "subprocess.Popen[str]", code: int = 0) -> str:
     """What it said to people."""
-    _, err = process.communicate(timeout=200)
+    _, err = process.communicate(timeout=800)
     assert process.returncode == code, err
     return err
 
@@ -50,7 +51,7 @@ def records(out: Path) -> dict[str, int]:
 
 def wait(process: "subprocess.Popen[str]", out: Path, count: int) -> None:
     """Until there are so many records."""
-    until = time.monotonic() + 200
+    until = time.monotonic() + 800
     while len(records(out)) < count:
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.01)
@@ -59,8 +60,11 @@ def wait(process: "subprocess.Popen[str]", out: Path, count: int) -> None:
 def killed(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     """Kills the command alone, not what it has started: returned, but for two that seek Ray's head for a minute."""
     agents = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
-    started = psutil.Process(process.pid).children(recursive=True)
-    others = [one for one in started if not agents.intersection(one.cmdline())]
+    others = []
+    for one in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended by itself meanwhile
+            if not agents.intersection(one.cmdline()):
+                others.append(one)
     process.kill()
     process.communicate()
     return others
