@@ -3,7 +3,8 @@
     python -m everline.pipelines.runs.alarms ../shared/data/mtd
 
 A line is imitated: a detector learns, is calibrated and then judges a stream, of which the watch (platform/drift.py)
-sees what a record would hold. First normal images, then drifted ones, or normal ones with many real defects among them.
+sees what a record would hold. First normal images, then drifted ones, or normal ones with many real defects among
+them.
 """
 
 import sys
