@@ -51,7 +51,7 @@ class Seen:
         return f"{self.what:15} {told} early {self.early}  rejects {self.rejects:.0%}"
 
 
-def measure(folder: Path, method: str = "patchcore", size: int = 128) -> list[Seen]:
+def measure(folder: Path, method: str = "padim", size: int = 128) -> list[Seen]:
     """Every drift, a run of defects, and nothing at all. Raises DataError."""
     task, detector = read_folder(folder), build(method, size=size)
     good = [*task.train, *(s.path for s in task.test if not s.defect)]
