@@ -115,7 +115,14 @@ def soak(
     if str(json_file) != "-":
         shown = ["line", "sent", "kills", "refused", "lost", "learned_twice", "same_as_its_log", "same_as_undisturbed"]
         show_table(f"{found['images']} images in {seconds:.0f} s", shown, [[row[n] for n in shown] for row in rows])
-        measured = ["line", "back_s_median", "back_s_most", "rss_mib_first", "rss_mib_last", "rss_mib_per_1000"]
+        measured = [
+            "line",
+            "back_s_median",
+            "back_s_most",
+            "rss_mib_most_before",
+            "rss_mib_most_after",
+            "rss_mib_per_1000",
+        ]
         show_table("coming back, and memory", measured, [[row[n] for n in measured] for row in rows])
     if not all(row["ok"] for row in rows):
         raise SystemExit(1)
@@ -222,8 +229,8 @@ def account(run: Run, fleet: Fleet, state: str, status: dict[str, Any]) -> dict[
         "same_as_its_log": folded(reader, fleet.line(run.name)) == state,
         "back_s_median": round(float(np.median(run.back_s)), 2) if run.back_s else None,
         "back_s_most": round(max(run.back_s), 2) if run.back_s else None,
-        "rss_mib_first": round(float(later[0, 1]), 1),
-        "rss_mib_last": round(float(later[-1, 1]), 1),
+        "rss_mib_most_before": most(memory[: len(memory) // 2]),  # in the first half
+        "rss_mib_most_after": most(memory[len(memory) // 2 :]),
         "rss_mib_per_1000": slope(later),
         "rss_mib": [[images, round(mib, 1)] for images, mib in run.rss],
     }
@@ -233,6 +240,11 @@ def slope(memory: np.ndarray) -> float | None:
     """MiB in 1000 images, by least squares; None for fewer than three looks (N, 2)."""
     images, mib = memory.T
     return None if len(set(images)) < 3 else round(1000 * float(np.polyfit(images, mib, 1)[0]), 2)
+
+
+def most(memory: np.ndarray) -> float:
+    """MiB at most, of looks (N, 2): a process that was killed begins anew, so the last look says little."""
+    return round(float(memory[:, 1].max()), 1)
 
 
 def folded(reader: LogReader, settings: LineSettings) -> str:
