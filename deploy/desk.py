@@ -99,7 +99,7 @@ class Desk:
         if counter.scorer is None and counter.problem:  # there may well be a version: `learning` would be a lie
             raise TrackingError(counter.problem)
         seen = await self._run(self._compute, partial(see, counter, data, want_map))
-        answer = await self._insist(line, "record", data, seen.features, seen.scored, id, learn, request)
+        answer = await self._insist(line, "record", data, seen.features, seen.moments, seen.scored, id, learn, request)
         return {**answer, **(seen.map or {"map_png": None, "map_range": None})} if want_map else answer
 
     async def lines(self) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from ..methods.backbones import Backbone
 from ..methods.detector import Detector, FeatureDetector
 from ..methods.errors import TrackingError, UnknownVersion
 from ..platform.images import decode
-from ..platform.line import Scorer, embed_image
+from ..platform.line import Scorer, embed_image, seen
 from ..platform.pictures import map_png, overlay, png, shrink
 
 log = logging.getLogger("everline.scoring")
@@ -44,6 +44,7 @@ class Seen:
     """What this replica made of an image."""
 
     features: np.ndarray  # (1, C, h, w) for the line to learn from
+    moments: list[float]  # by which the line sees a drift
     scored: dict[str, Any] | None  # None while the line has no version
     map: dict[str, Any] | None  # map_png (base64) and map_range, where asked for and possible
 
@@ -68,12 +69,12 @@ def see(counter: Counter, data: bytes, want_map: bool) -> Seen:
     """Decodes, embeds and scores one image. Blocking; raises ImageError."""
     torch.set_num_threads(counter.threads)  # of this thread; as the line would embed it, to the last bit
     scorer, embedder = counter.scorer, counter.embedder
-    features = embed_image(embedder, data)
+    features, moments = seen(embedder, data)
     if scorer is None:
-        return Seen(features.numpy(), None, None)
+        return Seen(features.numpy(), moments, None, None)
     fit = scorer.takes_features_of(embedder)
     scored, anomaly = scorer.judge(features if fit else embed_image(scorer.detector, data))
-    return Seen(features.numpy(), scored, draw(scorer, anomaly.numpy()) if want_map else None)
+    return Seen(features.numpy(), moments, scored, draw(scorer, anomaly.numpy()) if want_map else None)
 
 
 def draw(scorer: Scorer, anomaly: np.ndarray) -> dict[str, Any]:

@@ -100,13 +100,15 @@ class LineActor:
         self,
         data: bytes,
         features: np.ndarray,
+        moments: list[float],
         scored: dict[str, Any] | None,
         id: str,
         learn: bool = True,
         request: str = "",
     ) -> dict[str, Any]:
         """The same for a serving replica, which embedded (1, C, h, w) and scored the image of a request already."""
-        return await self._record(data, id, learn, (torch.from_numpy(np.array(features)), scored), request)
+        judged = torch.from_numpy(np.array(features)), moments, scored
+        return await self._record(data, id, learn, judged, request)
 
     async def room(self) -> bool:
         """Waits, some seconds at most, until another image may wait here; whether it may."""

@@ -1,8 +1,10 @@
 """Whether what a line sees has drifted, told apart from a run of defects. Pure: a function of the log's records.
 
-A defect changes part of an image, and only of some images; light, lens or camera change all of each. So two things are
-watched, each by a Page-Hinkley test (river's), and a run of rejects is only called defects where both are calm:
+A defect changes part of an image, and only of some images; light, lens or camera change all of each. So three things
+are watched, each by a Page-Hinkley test (river's), and a run of rejects is only called defects where all are calm:
 
+* Light: the mean of the pixels, brighter or darker than in the first 48 images of the product. A frozen backbone's
+  features are made to ignore just that.
 * Moments: of every channel of the embedded features the median over the image, which a defect in less than half of it
   hardly moves, folded into at most 32 numbers. How far an image lies from the first 48 of its product is compared with
   how far these lie from each other.
@@ -20,15 +22,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from river.drift import PageHinkley
 from scipy.stats import binom
 from torch import Tensor
 
 from ..methods.errors import StateError
 from .record import Record
 
-POLICIES = ("adapt", "hold", "alarm only")
 NONE, DRIFT, DEFECTS = "none", "drift", "defects"
+LIGHT = 3  # numbers of an image's light, the first of its moments
+STEADY = 1.0  # grey level: what light varies by at least
 NUMBERS = 32  # into which the channels' medians are folded
 REFERENCE = 48  # images that say what is usual
 RECENT = 32  # images by which an end, or a run of defects, is seen
@@ -42,23 +44,27 @@ TASKS = 16  # products remembered; the one not seen for longest goes
 Vector = NDArray[np.float64]
 
 
-def moments(features: Tensor) -> list[float]:
-    """Features of one image (1, C, h, w) -> at most 32 numbers that a small defect hardly moves.
+def moments(pixels: Tensor, features: Tensor) -> list[float]:
+    """uint8 (3, H, W), and its features (1, C, h, w) -> at most 35 numbers that a small defect hardly moves.
 
-    They go into its record. More channels than that are folded by signs drawn once and for all, which keeps
-    distances (Johnson-Lindenstrauss).
+    They go into the image's record: the means of red, green and blue (0 to 255), then the medians of the channels.
+    More than 32 of these are folded by signs drawn once and for all, which keeps distances (Johnson-Lindenstrauss).
     """
+    light = pixels.double().mean(dim=(1, 2)).tolist()
     channels = features[0].detach().to("cpu", torch.float32).flatten(1).median(dim=1).values.double().numpy()
     if len(channels) > NUMBERS:
         signs = np.random.default_rng(0).integers(0, 2, (NUMBERS, len(channels))) * 2 - 1
         channels = (signs * channels).sum(axis=1) / len(channels) ** 0.5
-    return [float(f"{value:.6g}") for value in channels]
+    return [float(f"{value:.6g}") for value in (*light, *channels)]
 
 
 class Watch:
-    """The state of one line's stream. `take` alone changes it; equal records give equal states."""
+    """The state of one line's stream. `take` alone changes it; equal records give equal states.
 
-    def __init__(self, false_reject_rate: float, policy: str = POLICIES[0]) -> None:
+    policy: `adapt`, `hold` or `alarm`, as the setting `drift` of a line.
+    """
+
+    def __init__(self, false_reject_rate: float, policy: str = "adapt") -> None:
         self.rate, self.policy = false_reject_rate, policy
         self._streams: dict[str, _Stream] = {}  # by task, that of the last image at the end
 
@@ -83,12 +89,17 @@ class Watch:
         return self._now.state
 
     @property
+    def since(self) -> int | None:
+        """Number of the record that raised the alarm."""
+        return self._now.since
+
+    @property
     def holds(self) -> bool:
         """Whether nothing is to be learned now."""
         return self.policy == "hold" and self.state == DRIFT
 
     def status(self) -> dict[str, Any]:
-        """state; since: number of the record that raised the alarm; by: `moments`, `scores` or `rejects`."""
+        """state; since: number of the record that raised the alarm; by: `light`, `moments`, `scores` or `rejects`."""
         now = self._now
         return {"state": now.state, "since": now.since, "by": now.by}
 
@@ -111,29 +122,32 @@ class Watch:
 class _Signal:
     """A Page-Hinkley test that is a function of a bounded list of values: those since the last alarm."""
 
-    def __init__(self, values: list[float] | None = None) -> None:
+    def __init__(self, values: list[float] | None = None, mode: str = "up") -> None:
         self.values: list[float] = []
-        self._test = _test()
+        self.mode = mode
+        self._test = _test(mode)
         for value in values or []:
             self.add(value)
 
     def add(self, value: float) -> bool:
-        """Whether with this value the mean has risen; then the test has begun anew."""
+        """Whether with this value the mean has risen (`both`: or fallen); then the test has begun anew."""
         if len(self.values) == KEEP:
             self.values = self.values[KEEP // 2 :]
-            self._test = _test()
+            self._test = _test(self.mode)
             for old in self.values:
                 self._test.update(old)
         self.values.append(value)
         self._test.update(value)
         risen = bool(self._test.drift_detected)
         if risen:
-            self.values, self._test = [], _test()
+            self.values, self._test = [], _test(self.mode)
         return risen
 
 
-def _test() -> PageHinkley:
-    return PageHinkley(min_instances=1, delta=SLACK, threshold=LIMIT, alpha=1.0, mode="up")
+def _test(mode: str) -> Any:
+    from river.drift import PageHinkley  # a second of import, which only a line at work has to wait for
+
+    return PageHinkley(min_instances=1, delta=SLACK, threshold=LIMIT, alpha=1.0, mode=mode)
 
 
 @dataclass
@@ -144,43 +158,50 @@ class _Stream:
     since: int | None = None
     by: str = ""
     reference: list[list[float]] = field(default_factory=list)
+    lights: list[float] = field(default_factory=list)  # the recent ones, as deviations
     distances: list[float] = field(default_factory=list)  # the recent ones
     unusual: list[float] = field(default_factory=list)  # how low recent p-values of passed images were
     rejected: list[bool] = field(default_factory=list)
+    lit: _Signal = field(default_factory=lambda: _Signal(mode="both"))
     moved: _Signal = field(default_factory=_Signal)
     scored: _Signal = field(default_factory=_Signal)
     _far: Callable[[Vector], float] | None = None
 
     def take(self, record: Record, values: Vector, rate: float, policy: str) -> None:
-        risen = self._take_moments(values, policy)
-        by = "moments" if risen else "scores" if self._take_score(record) else ""
+        by = self._take_moments(values, policy)
+        scored = self._take_score(record)
+        by = by or ("scores" if scored else "")
         if self.state == DRIFT:
             if policy != "adapt" and self._calm:
                 self._set(NONE)
         elif by:
             self._set(DRIFT, record.seq, by)
-            self.distances, self.unusual = [], []
+            self.lights, self.distances, self.unusual = [], [], []
             if policy == "adapt":
                 self.reference, self._far = [], None
-                self.moved, self.scored = _Signal(), _Signal()
+                self.lit, self.moved, self.scored = _Signal(mode="both"), _Signal(), _Signal()
         else:
             self._count_rejects(record.seq, rate)
 
-    def _take_moments(self, values: Vector, policy: str) -> bool:
+    def _take_moments(self, values: Vector, policy: str) -> str:
+        """What has moved by now, if anything."""
         if len(self.reference) < REFERENCE:
             self.reference.append(values.tolist())
             if len(self.reference) == REFERENCE and self.state == DRIFT and policy == "adapt":
                 self._set(NONE)  # what came since the alarm is what is usual now
                 self.rejected = []
-            return False
+            return ""
         if self._far is None:
-            self._far = _distance(np.array(self.reference))
+            self._far = _distance(np.array(self.reference)[:, LIGHT:])
         if len(values) != len(self.reference[0]):  # another method or backbone by now
             self.reference, self._far, self.moved = [values.tolist()], None, _Signal()
-            return False
-        far = self._far(values)
-        self.distances = [*self.distances, far][-RECENT:]
-        return self.moved.add(far)
+            return ""
+        usual = np.array(self.reference)[:, :LIGHT].mean(axis=1)
+        light = float((values[:LIGHT].mean() - usual.mean()) / max(float(usual.std()), STEADY))
+        far, light = self._far(values[LIGHT:]), min(FAR, max(-FAR, light))
+        self.lights, self.distances = [*self.lights, light][-RECENT:], [*self.distances, far][-RECENT:]
+        lit, moved = self.lit.add(light), self.moved.add(far)
+        return "light" if lit else "moments" if moved else ""
 
     def _take_score(self, record: Record) -> bool:
         if record.verdict not in ("pass", "reject"):
@@ -208,19 +229,23 @@ class _Stream:
         if len(self.distances) < RECENT:
             return False
         means = float(np.mean(self.distances)), float(np.mean(self.unusual or [0.0]))
-        return means[0] < CALM[0] and means[1] < CALM[1] and sum(self.rejected) * 2 < RECENT
+        steady = abs(float(np.mean(self.lights))) < CALM[0]
+        return steady and means[0] < CALM[0] and means[1] < CALM[1] and sum(self.rejected) * 2 < RECENT
 
     def pack(self) -> dict[str, Any]:
-        names = ("state", "since", "by", "reference", "distances", "unusual", "rejected")
+        names = ("state", "since", "by", "reference", "lights", "distances", "unusual", "rejected")
         return {name: getattr(self, name) for name in names} | {
+            "lit": self.lit.values,
             "moved": self.moved.values,
             "scored": self.scored.values,
         }
 
     @classmethod
     def unpack(cls, plain: dict[str, Any]) -> "_Stream":
-        values = {**plain, "moved": _Signal(plain["moved"]), "scored": _Signal(plain["scored"])}
-        return cls(**{name: list(value) if isinstance(value, list) else value for name, value in values.items()})
+        values: dict[str, Any] = {**plain, **{name: _Signal(plain[name]) for name in ("moved", "scored")}}
+        values["lit"] = _Signal(plain["lit"], "both")
+        copied: dict[str, Any] = {n: list(value) if isinstance(value, list) else value for n, value in values.items()}
+        return cls(**copied)
 
 
 def _distance(reference: Vector) -> Callable[[Vector], float]:

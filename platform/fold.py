@@ -15,7 +15,9 @@ from ..methods.detector import Detector, State
 from ..methods.errors import StateError
 from ..methods.registry import build, restore
 from .calibration import Calibration
-from .online import DEFECT, Online, explained_by
+from .drift import DRIFT, Watch
+from .online import DEFECT, OK, Online, explained_by
+from .ownjudge import Question, Remembered, held_for, packed, unpacked
 from .record import Record
 
 FIRST_SNAPSHOT = 25
@@ -35,6 +37,8 @@ class Decides(Protocol):
     def false_reject_rate(self) -> float: ...
     @property
     def publish_every(self) -> int: ...
+    @property
+    def drift(self) -> str: ...
 
 
 @dataclass
@@ -45,20 +49,29 @@ class Candidate:
     watermark: int  # sequence number of the last record that it learned from
     scores: list[float] = field(default_factory=list)
     rejected: list[int] = field(default_factory=list)  # records of which nobody has said anything
+    asked: dict[Question, float | None] = field(default_factory=dict)  # score; None: the image could not be had
 
 
 @dataclass(frozen=True)
 class Publish:
-    """An instruction: register this version and make it current. `key` makes carrying it out twice harmless."""
+    """An instruction: register this version and make it current. `key` makes carrying it out twice harmless.
+
+    held: why it is not to be published after all.
+    """
 
     key: str
     state: State
     calibration: Calibration
     watermark: int
+    held: tuple[str, ...] = ()
 
 
 class Fold:
-    """Learner, candidate and counts of one line. `apply` is the only thing that changes them."""
+    """Learner, candidate and counts of one line. `apply` is the only thing that changes them.
+
+    ask: features (1, C, h, w) of an image of the log for the gate, or None where it cannot be had; without `ask`
+    candidates are asked nothing, and none is held. What the learner learns does not depend on it.
+    """
 
     def __init__(
         self,
@@ -68,6 +81,7 @@ class Fold:
         device: str = "cpu",
         false_reject_rate: float = 0.01,
         publish_every: int = 200,
+        drift: str = "adapt",
     ) -> None:
         self.learner = build(method, **params, device=device)
         self.false_reject_rate, self.publish_every = false_reject_rate, publish_every
@@ -80,6 +94,12 @@ class Fold:
         self.defects: dict[int, bytes] = {}  # number of the image's record -> the image, oldest first
         self._shown: dict[int, dict[int, float]] = {}  # watermark of a version to be published -> scores of defects
         self._needed = Calibration((), false_reject_rate).needed
+        self.watch = Watch(false_reject_rate, drift)
+        self.remembered = Remembered()
+        self.ask: Callable[[Question], Tensor | None] | None = None
+        self.held: dict[str, Any] | None = None  # the last candidate, where it was held: {"record", "reasons"}
+        self._answers: dict[int, dict[Question, bool]] = {}  # watermark of a version that is due -> what it rejects
+        self._answered: dict[Question, bool] = {}  # ... of the current version
 
     @classmethod
     def of(cls, settings: Decides) -> Self:
@@ -90,6 +110,7 @@ class Fold:
             device=settings.device,
             false_reject_rate=settings.false_reject_rate,
             publish_every=settings.publish_every,
+            drift=settings.drift,
         )
 
     def apply(self, record: Record, embed: Callable[[Record], Tensor]) -> Publish | None:
@@ -105,25 +126,44 @@ class Fold:
         elif record.kind == "feedback":
             ready = self._feedback(record, embed)
         elif record.kind in ("publish", "rollback"):
-            self.current = record.version
-            self.counts["published"] += record.kind == "publish"
-            mark = record.data.get("watermark", -1)
-            self.online.turn(record.version, self._shown.get(mark, {}))
-            self._shown = {later: shown for later, shown in self._shown.items() if later > mark}
-            if record.kind == "rollback":
-                self.candidate = None  # it learned what the operator has just turned down
-                self._shown.clear()
+            self._turn(record)
+        elif record.kind == "held":
+            self.held = {"record": record.seq, "reasons": record.data["reasons"]}
+            self._drop_before(record.data["watermark"])
         elif record.kind == "task":
             self.task, self.switched = record.data["task"], record.seq
             self.learner.begin_task(self.task)
         self.watermark = record.seq
         return ready
 
+    def _turn(self, record: Record) -> None:
+        """Another version is current."""
+        self.current, self.held = record.version, None
+        self.counts["published"] += record.kind == "publish"
+        mark = record.data.get("watermark", -1)
+        self.online.turn(record.version, self._shown.get(mark, {}))
+        self._answered = self._answers.get(mark, {})
+        self._drop_before(mark)
+        if record.kind == "rollback":
+            self.candidate = None  # it learned what the operator has just turned down
+            self._shown.clear()
+            self._answers.clear()
+            self.watch.forgive()
+
+    def _drop_before(self, mark: int) -> None:
+        """What versions made of images, of those that are not to come any more."""
+        self._shown = {later: shown for later, shown in self._shown.items() if later > mark}
+        self._answers = {later: answers for later, answers in self._answers.items() if later > mark}
+
     def _image(self, record: Record, embed: Callable[[Record], Tensor]) -> Publish | None:
         self.counts["inspected"] += 1
         self.counts["rejected"] += record.verdict == "reject"
         self.online.see(record)
+        self.watch.take(record)
+        if self.watch.state == DRIFT and self.watch.since == record.seq and self.watch.policy == "adapt":
+            self.remembered.forget(record.task)  # what is usual from now on looks another way
         if record.admitted:
+            self.remembered.normal(record.seq, record.task)
             return self._learn(record, embed)
         self.counts["not_admitted"] += 1
         if self.candidate is not None and record.verdict == "reject" and record.data.get("learn") is not False:
@@ -134,6 +174,11 @@ class Fold:
         """An operator's word. A rejected image that is `ok` comes with its bytes, and is learned if `admitted`."""
         of, label = record.data["of"], record.data["label"]
         self.online.hear(record)
+        self.remembered.drop(of)
+        if label == DEFECT:
+            self.remembered.defect(of, record.task)
+        elif label == OK and record.verdict == "reject":
+            self.remembered.normal(of, record.task)
         self.defects.pop(of, None)
         for shown in self._shown.values():
             shown.pop(of, None)
@@ -150,11 +195,19 @@ class Fold:
         features = embed(record)
         if self.candidate is not None:
             self.candidate.scores.append(_score(self.candidate.detector, features))
+            self._ask(self.candidate)
         self.learner.learn(features)
         ready = self._graduate(embed)
         if self._snapshot_due() and self.learner.ready:
             self.candidate = Candidate(restore(self.learner.state(), self.learner.device), record.seq)
         return ready
+
+    def _ask(self, candidate: Candidate) -> None:
+        """One question with each image that is learned, so that no image has to wait for many of them."""
+        question = next((one for one in self.remembered.questions() if one not in candidate.asked), None)
+        if self.ask is not None and question is not None:
+            features = self.ask(question)
+            candidate.asked[question] = None if features is None else _score(candidate.detector, features)
 
     def _graduate(self, embed: Callable[[Record], Tensor]) -> Publish | None:
         """The candidate has enough fresh scores, or must make room for the next one.
@@ -175,11 +228,19 @@ class Fold:
         }
         if shown:
             self._shown[candidate.watermark] = shown
+        calibration = Calibration.of(candidate.scores + [max(candidate.scores)] * cut_off, self.false_reject_rate)
+        answers = {
+            question: calibration.verdict(score) == "reject"
+            for question, score in candidate.asked.items()
+            if score is not None
+        }
+        self._answers[candidate.watermark] = answers
         return Publish(
             key=f"snapshot-{candidate.watermark}",
             state=candidate.detector.state(),
-            calibration=Calibration.of(candidate.scores + [max(candidate.scores)] * cut_off, self.false_reject_rate),
+            calibration=calibration,
             watermark=candidate.watermark,
+            held=held_for(answers, self._answered, self.false_reject_rate),
         )
 
     def _snapshot_due(self) -> bool:
@@ -201,6 +262,7 @@ class Fold:
                 "watermark": self.candidate.watermark,
                 "scores": self.candidate.scores,
                 "rejected": self.candidate.rejected,
+                "asked": [[q.number, q.kind, q.task, score] for q, score in self.candidate.asked.items()],
             }
         if self.defects:
             tensors = {
@@ -208,6 +270,13 @@ class Fold:
             }
             states["defects"] = State(tensors, {"order": list(self.defects)})
         meta["shown"] = [[mark, list(scores.items())] for mark, scores in self._shown.items()]
+        meta["watch"] = {"policy": self.watch.policy, **self.watch.pack()}
+        meta["gate"] = {
+            "remembered": self.remembered.pack(),
+            "answers": [[mark, packed(answers)] for mark, answers in self._answers.items()],
+            "answered": packed(self._answered),
+            "held": self.held,
+        }
         return states, meta
 
     def unpack(self, states: dict[str, State], meta: dict[str, Any]) -> None:
@@ -222,7 +291,8 @@ class Fold:
             kept = meta["candidate"]
             detector = restore(states["candidate"], self.learner.device)
             rejected = list(kept.get("rejected", []))
-            self.candidate = Candidate(detector, kept["watermark"], list(kept["scores"]), rejected)
+            asked = {Question(n, kind, task): score for n, kind, task, score in kept.get("asked", [])}
+            self.candidate = Candidate(detector, kept["watermark"], list(kept["scores"]), rejected, asked)
         self.watermark, self.current = meta["watermark"], meta["current"]
         if "online" in states:
             self.online = Online.unpack(self.false_reject_rate, states["online"])
@@ -233,6 +303,12 @@ class Fold:
             self.defects = {of: kept_images.tensors[str(of)].numpy().tobytes() for of in kept_images.meta["order"]}
         self._shown = {mark: dict(map(tuple, scores)) for mark, scores in meta.get("shown", [])}
         self.counts = dict(meta["counts"])
+        if meta.get("watch", {}).get("policy") == self.watch.policy:  # another policy begins anew
+            self.watch.unpack(meta["watch"])
+        if "gate" in meta:
+            self.remembered.unpack(meta["gate"]["remembered"])
+            self._answers = {mark: unpacked(answers) for mark, answers in meta["gate"]["answers"]}
+            self._answered, self.held = unpacked(meta["gate"]["answered"]), meta["gate"]["held"]
         if "task" in meta:  # older checkpoints know of no product change
             self.task, self.switched = meta["task"]["name"], meta["task"]["record"]
 

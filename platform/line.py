@@ -21,6 +21,7 @@ from ..methods.detector import Detector, State
 from ..methods.errors import (
     ConfigError,
     Corrupt,
+    EverlineError,
     StateError,
     StoreError,
     TrackingError,
@@ -30,16 +31,19 @@ from ..methods.errors import (
 from ..methods.registry import restore
 from .calibration import Calibration
 from .checkpoints import Checkpoints
+from .drift import moments
 from .due import Waiting
 from .fold import Fold, Publish
 from .images import prepare
 from .log import LogReader, line_folder
 from .online import DEFECT, LABELS, OK, InForce
+from .ownjudge import SYNTHETIC, Question
 from .record import Record
 from .retention import Keep, first_needed
 from .settings import LineSettings
 from .spool import open_log, spool_folder
 from .statefiles import digest
+from .synthetic import spoiled
 from .volume import Place
 from .words import Word, heard, words
 
@@ -85,6 +89,13 @@ class Inspection:
     calibrated: bool = False  # whether the threshold can promise the false-reject rate
     admitted: bool = False  # whether the line learns from it
     duplicate: bool = False  # the id was in the log already: it is not learned again
+
+
+def seen(detector: Detector, data: bytes) -> tuple[Tensor, list[float]]:
+    """An encoded image -> its features (1, C, h, w), and the numbers by which a drift is seen (platform/drift.py)."""
+    pixels = prepare(data, detector.size)
+    features = detector.embed(pixels[None])
+    return features, moments(pixels, features)
 
 
 def embed_image(detector: Detector, data: bytes) -> Tensor:
@@ -160,14 +171,14 @@ class Line:
         id: str,
         *,
         learn: bool = True,
-        judged: tuple[Tensor, dict[str, Any] | None] | None = None,
+        judged: tuple[Tensor, list[float], dict[str, Any] | None] | None = None,
         request: str = "",
     ) -> Inspection:
         """One image: verdict, record, acknowledgement. What follows from it happens in `settle`.
 
         data: an encoded image as it came. id: 1 to 256 characters; an image whose id is in the log already is
-        not learned again and gets its first answer. judged: features and verdict, where a serving replica made
-        them already; then a repeated id is recorded once more, as kind `repeat`. Its score counts; threshold,
+        not learned again and gets its first answer. judged: features, moments and verdict, where a serving replica
+        made them already; then a repeated id is recorded once more, as kind `repeat`. Its score counts; threshold,
         p-value and verdict are the line's, where they are of the version that is current here. request: by which it
         came over HTTP, kept in the record's data.
         Raises ImageError, ConfigError, NoSpace (nothing was recorded), SecondWriter, StoreError.
@@ -177,11 +188,12 @@ class Line:
         self.settle()
         if id in self.ids and judged is None:
             return self._known(id)
-        features, verdict = judged or self._judge(data)
+        features, numbers, verdict = judged or self._judge(data)
         verdict = self._decided(verdict) if verdict else {"verdict": "learning"}
         first = self.ids.get(id)
         data_of = {
             "calibrated": verdict.get("calibrated", False),
+            "moments": numbers,
             **({} if first is None else {"of": first}),
             **({"request": request} if request else {}),
         }
@@ -191,7 +203,7 @@ class Line:
             time_ns=time.time_ns(),
             image=data if first is None else None,
             task=self.fold.task,
-            admitted=learn and first is None and verdict["verdict"] != "reject",
+            admitted=learn and first is None and verdict["verdict"] != "reject" and not self._holds,
             data=data_of if learn else {**data_of, "learn": False},
             score=verdict.get("score"),
             p_value=verdict.get("p_value"),
@@ -205,6 +217,11 @@ class Line:
             self.ids[id] = record.seq
             self._features[record.seq] = features
         return _answer(self.name, record, duplicate=first is not None)
+
+    @property
+    def _holds(self) -> bool:
+        """Whether nothing is to be learned, since what the camera sees has drifted; a young line goes on."""
+        return self.fold.watch.holds and self.scorer is not None
 
     def feedback(self, id: str, label: str, by: str = "") -> dict[str, Any]:
         """An operator's word on an image: `ok` or `defect`; a record, and the last one on an image counts.
@@ -252,12 +269,14 @@ class Line:
             raise StateError(f"line {self.name}: its state is not to be trusted ({self.broken}); start it again.")
         self._carry_out()
         while self._pending:
-            record = self._pending[0]
+            record, drift = self._pending[0], self.fold.watch.state
             try:
                 ready = self.fold.apply(record, self._embed)
             except Exception as error:
                 self.broken = f"record {record.seq} was applied in part: {type(error).__name__}: {error}"
                 raise
+            if self.fold.watch.state != drift:
+                log.warning("line %s: drift: %s, at record %d", self.name, self.fold.watch.state, record.seq)
             self._pending.pop(0)
             self._features.pop(record.seq, None)
             self._fresh = ready or self._fresh
@@ -403,6 +422,8 @@ class Line:
             "spooled": self.writer.spooled,
             "images_from": self.writer.images_from,
             "epoch": self.writer.epoch,
+            "drift": self.fold.watch.status(),
+            "held": "; ".join(self.fold.held["reasons"]) if self.fold.held else None,
         }
 
     def digest(self) -> str:
@@ -418,13 +439,13 @@ class Line:
         finally:
             self.writer.close()
 
-    def _judge(self, data: bytes) -> tuple[Tensor, dict[str, Any] | None]:
+    def _judge(self, data: bytes) -> tuple[Tensor, list[float], dict[str, Any] | None]:
         learner, scorer = self.fold.learner, self.scorer
-        features = embed_image(learner, data)
+        features, numbers = seen(learner, data)
         if scorer is None:
-            return features, None
+            return features, numbers, None
         fit = scorer.takes_features_of(learner)
-        return features, scorer.judge(features if fit else embed_image(scorer.detector, data))[0]
+        return features, numbers, scorer.judge(features if fit else embed_image(scorer.detector, data))[0]
 
     def _in_force(self) -> InForce | None:
         """The current version's calibration as it stands by now; None without a version."""
@@ -463,7 +484,9 @@ class Line:
             if not self._tried(self._move_alias if self._alias_behind else self._publish_waiting):
                 break
         if self._fresh is not None:
-            if self._waiting or not self._tried(self._publish, self._fresh, self._tags()):
+            if self._fresh.held:
+                self._hold(self._fresh)
+            elif self._waiting or not self._tried(self._publish, self._fresh, self._tags()):
                 self._set_aside(self._fresh)
             self._fresh = None
 
@@ -496,6 +519,12 @@ class Line:
             self.broken = f"a version that waits to be published cannot be read: {error}"
             raise StateError(f"line {self.name}: {self.broken}; start it again.") from error
         self._waiting.drop(self._waiting.numbers[:1])
+
+    def _hold(self, ready: Publish) -> None:
+        """It is not published, and a record says why."""
+        key = publication_key(self.name, ready)
+        self._append_event("held", None, key=key, watermark=ready.watermark, reasons=list(ready.held))
+        log.warning("line %s: a version is held: %s", self.name, "; ".join(ready.held))
 
     def _set_aside(self, ready: Publish) -> None:
         """It waits: a record says so, and its bits lie on the disk."""
@@ -542,7 +571,24 @@ class Line:
         return record
 
     def _fresh_fold(self) -> Fold:
-        return Fold.of(self.settings)
+        fold = Fold.of(self.settings)
+        fold.ask = self._asked if self.settings.gate else None
+        return fold
+
+    def _asked(self, question: Question) -> Tensor | None:
+        """Features of an image of the log, with a defect on it where that is the question; None: it is not there."""
+        try:
+            (record,) = self.writer.get([question.number])
+            if record.image is None:
+                return None
+            detector = self.fold.learner
+            pixels = prepare(record.image, detector.size)
+            if question.kind == SYNTHETIC:
+                pixels = spoiled(pixels, question.number)[0]
+            return detector.embed(pixels[None])
+        except (EverlineError, OSError) as error:
+            log.info("line %s: nobody can be asked about record %d: %s", self.name, question.number, error)
+            return None
 
     def _recover(self) -> None:
         """Last checkpoint, then the records behind it; then whatever was decided but not carried out."""
@@ -555,7 +601,7 @@ class Line:
             self._fresh = self._applied(record) or self._fresh  # one that never went out is superseded
             if record.kind == "due" and not self._due_again(record):
                 lost[record.data["key"]] = record.seq
-            elif record.kind == "publish":
+            elif record.kind in ("publish", "held"):
                 self._went_out(record)
                 lost.pop(record.data.get("key", ""), None)
             elif record.kind == "rollback":
@@ -610,7 +656,7 @@ class Line:
         return here
 
     def _went_out(self, record: Record) -> None:
-        """A version was published: it is not due any more."""
+        """A version was published, or held: it is not due any more."""
         key = record.data.get("key", "")
         if self._fresh is not None and publication_key(self.name, self._fresh) == key:
             self._fresh = None

@@ -1,139 +1,172 @@
-"""The gate of a line's own candidates: a pure judgement on scores, which images to ask, and why one is held.
+"""The gate of a line's own candidates: which images of the log one is asked, and why it is held. Pure.
 
-Candidate and current version are asked the same images. A candidate is held where
+With each image that the line learns while a candidate is on probation, the candidate is asked one question: a
+remembered normal image, of each task in turn, a defect that an operator has labelled, or a synthetic one made on a
+normal image. The version that gives verdicts was asked such questions on its own probation. A candidate is held where
 
 * it rejects more of the remembered normal images than the promised rate and the tolerance together explain
-  (P(X >= k), X ~ Bin(n, rate + tolerance), below 5 %), over all of them and over those of each task by itself; the
-  current version is no measure here, as it was its own verdict that called most of them normal;
-* it misses a larger share of the labelled, or of the synthetic, defects than the current version, by more than the
-  tolerance and clearly so (McNemar, one-sided, below 5 %; platform/gate.py).
+  (P(X >= k), X ~ Bin(n, rate + tolerance), below 5 %), and more than the current version (McNemar 1947, one-sided,
+  below 5 %; platform/gate.py), over all of them or over those of one task. An image that the current version was not
+  asked was called normal by it or by one before it: it counts as accepted;
+* it misses a larger share of the labelled, or of the synthetic, defects that both were asked, by more than the
+  tolerance and clearly so (McNemar again).
+
+Of the task at hand what is remembered is of late: each image takes the place of a random one with a chance of 1/8, so
+that half of it is younger than 180 images. Of the others it stays as it was when they were left. Without that, a line
+whose light has changed for good could not publish for as long as it had run before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
 
-from ..methods.errors import ConfigError
+from ..methods.errors import StateError
 from .gate import SIGNIFICANCE, mcnemar
 
 NORMAL, DEFECT, SYNTHETIC = "normal", "defect", "synthetic"
-NEWEST, RESERVOIR = 64, 64  # remembered normal images that are asked
+NORMALS, LABELLED, MADE = 32, 32, 16  # normal images of each task, defects with a label, synthetic ones
+FRESH = 8  # one in so many normal images is remembered
+TASKS = 16  # the one not seen for longest goes
 TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
 class Question:
-    """An image that both are asked. number: its record's. kind: NORMAL, DEFECT or SYNTHETIC. task: its product."""
+    """An image of the log. number: its record's. kind: NORMAL, DEFECT or SYNTHETIC. task: its product."""
 
     number: int
     kind: str
     task: str = ""
 
 
-@dataclass(frozen=True)
-class Answers:
-    """A version's scores of the questions, in their order, and its threshold; what is not at most that is rejected."""
-
-    scores: tuple[float, ...]
-    threshold: float
-
-    def rejects(self) -> list[bool]:
-        """Which of them are above the threshold."""
-        return [not score <= self.threshold for score in self.scores]
+Rejects = Mapping[Question, bool]  # what a version made of questions: whether it rejects
 
 
 class Remembered:
-    """Numbers of normal images: the newest 64, and a reservoir of 64 of each task before them.
-
-    Pure: what is held is a function of what was offered, in order, and the seed.
-    """
+    """Numbers of images to ask about. A function of what was offered, in order, and the seed."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
-        self._newest: list[Question] = []
-        self._older: dict[str, list[Question]] = {}
-        self._offered: dict[str, int] = {}
+        self._normal: dict[str, list[int]] = {}  # by task, that of the last image at the end
+        self._labelled: dict[int, str] = {}  # number -> task, oldest first
+        self._made: list[tuple[int, str]] = []  # number, task of normal images that get a defect
+        self._offered = 0
 
-    def offer(self, number: int, task: str = "") -> None:
-        """The next normal image."""
-        self._newest.append(Question(number, NORMAL, task))
-        if len(self._newest) > NEWEST:
-            self._age(self._newest.pop(0))
+    def normal(self, number: int, task: str = "") -> None:
+        """The next normal image: now and then it is remembered."""
+        rng = np.random.default_rng([self.seed, number])
+        held = self._normal[task] = self._normal.pop(task, [])
+        if len(self._normal) > TASKS:
+            del self._normal[next(iter(self._normal))]
+        _put(held, number, NORMALS, int(rng.integers(FRESH * NORMALS)))
+        self._offered += 1
+        _put(self._made, (number, task), MADE, int(rng.integers(self._offered)))  # Vitter 1985, algorithm R
+
+    def defect(self, number: int, task: str = "") -> None:
+        """An operator says that it is one."""
+        self.drop(number)
+        self._labelled[number] = task
+        while len(self._labelled) > LABELLED:
+            del self._labelled[next(iter(self._labelled))]
 
     def drop(self, number: int) -> None:
-        """It is not normal after all."""
-        for held in (self._newest, *self._older.values()):
-            held[:] = [one for one in held if one.number != number]
+        """It is not what it was held to be."""
+        for held in self._normal.values():
+            held[:] = [one for one in held if one != number]
+        self._made = [one for one in self._made if one[0] != number]
+        self._labelled.pop(number, None)
 
-    @property
-    def questions(self) -> tuple[Question, ...]:
-        """All that are held, by number."""
-        held = [one for older in self._older.values() for one in older]
-        return tuple(sorted([*held, *self._newest], key=lambda one: one.number))
+    def forget(self, task: str) -> None:
+        """Normal images of a task do not look like that any more."""
+        self._normal.pop(task, None)
+        self._made = [one for one in self._made if one[1] != task]
 
-    def _age(self, old: Question) -> None:
-        """Vitter 1985, algorithm R; the chance is of (seed, number) alone."""
-        held = self._older.setdefault(old.task, [])
-        offered = self._offered[old.task] = self._offered.get(old.task, 0) + 1
-        if len(held) < RESERVOIR:
-            held.append(old)
-        elif (place := int(np.random.default_rng([self.seed, old.number]).integers(offered))) < len(held):
-            held[place] = old
+    def questions(self) -> Iterator[Question]:
+        """All of them, of each task and each kind in turn."""
+        groups = [[Question(n, NORMAL, task) for n in held] for task, held in self._normal.items()]
+        groups.append([Question(n, DEFECT, task) for n, task in self._labelled.items()])
+        groups.append([Question(n, SYNTHETIC, task) for n, task in self._made])
+        return (one for turn in zip_longest(*groups) for one in turn if one is not None)
+
+    def pack(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "normal": [[task, held] for task, held in self._normal.items()],
+            "labelled": [[n, task] for n, task in self._labelled.items()],
+            "made": [[n, task] for n, task in self._made],
+            "offered": self._offered,
+        }
+
+    def unpack(self, plain: Mapping[str, Any]) -> None:
+        """The reverse of `pack`. Raises StateError for anything else."""
+        try:
+            self._normal = {task: list(held) for task, held in plain["normal"]}
+            self._labelled = dict(plain["labelled"])
+            self._made = [(n, task) for n, task in plain["made"]]
+            self._offered = plain["offered"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateError(f"not what a line remembers for its gate: {error}") from error
 
 
-def held_for(
-    questions: Sequence[Question],
-    candidate: Answers,
-    current: Answers | None,
-    rate: float,
-    tolerance: float = TOLERANCE,
-) -> tuple[str, ...]:
-    """Why the candidate is held; empty where it may be published. current: None where there is no version yet.
+def held_for(candidate: Rejects, current: Rejects, rate: float, tolerance: float = TOLERANCE) -> tuple[str, ...]:
+    """Why the candidate is held; empty where it may be published. current: empty where there is no version yet.
 
-    rate: that the line promises, and tolerance: both shares of images. Raises ConfigError for answers that are not to
-    these questions.
+    rate: that the line promises, and tolerance: both shares of images.
     """
-    if any(len(one.scores) != len(questions) for one in (candidate, current) if one is not None):
-        raise ConfigError("gate: both versions must have been asked the same images.")
-    theirs = None if current is None else current.rejects()
-    reasons = _false_rejects(questions, candidate.rejects(), rate + tolerance)
-    if theirs is not None:
-        for kind in (DEFECT, SYNTHETIC):
-            reasons += _missed(kind, questions, candidate.rejects(), theirs, tolerance)
+    reasons = _false_rejects(candidate, current, rate + tolerance)
+    for kind in (DEFECT, SYNTHETIC):
+        reasons += _missed(kind, candidate, current, tolerance)
     return tuple(reasons)
 
 
-def _false_rejects(questions: Sequence[Question], rejects: Sequence[bool], most: float) -> list[str]:
-    by_task: dict[str, list[bool]] = {}
-    for question, rejected in zip(questions, rejects, strict=True):
+def packed(rejects: Rejects) -> list[list[Any]]:
+    """Plain values."""
+    return [[q.number, q.kind, q.task, rejected] for q, rejected in rejects.items()]
+
+
+def unpacked(plain: Sequence[Sequence[Any]]) -> dict[Question, bool]:
+    """The reverse of `packed`."""
+    return {Question(number, kind, task): rejected for number, kind, task, rejected in plain}
+
+
+def _put(held: list[Any], one: Any, most: int, place: int) -> None:
+    if len(held) < most:
+        held.append(one)
+    elif place < most:
+        held[place] = one
+
+
+def _false_rejects(candidate: Rejects, current: Rejects, most: float) -> list[str]:
+    by_task: dict[str, list[tuple[bool, bool]]] = {}
+    for question, rejected in candidate.items():
         if question.kind == NORMAL:
-            by_task.setdefault(question.task, []).append(rejected)
-    groups = {f"of task {task!r} " if task else "": found for task, found in by_task.items()}
+            by_task.setdefault(question.task, []).append((rejected, current.get(question, False)))
+    groups = {f" of task {task!r}" if task else "": found for task, found in by_task.items()}
     if len(groups) > 1:
-        groups["of all tasks "] = [one for found in by_task.values() for one in found]
+        groups[" of all tasks"] = [one for found in by_task.values() for one in found]
     reasons = []
     for name, found in groups.items():
-        k, n = sum(found), len(found)
-        p = float(binomtest(k, n, most, alternative="greater").pvalue)
-        if p < SIGNIFICANCE:
+        ours, theirs = zip(*found, strict=True)
+        chance = float(binomtest(sum(ours), len(ours), most, alternative="greater").pvalue)
+        if chance < SIGNIFICANCE and mcnemar(ours, theirs)[2] < SIGNIFICANCE:
             reasons.append(
-                f"rejects {k} of {n} remembered normal images {name}where {most:.3g} is tolerated (p = {p:.2g})"
+                f"rejects {sum(ours)} of {len(ours)} remembered normal images{name}, where {most:.3g} is tolerated "
+                f"and the current version rejects {sum(theirs)}"
             )
     return reasons
 
 
-def _missed(
-    kind: str, questions: Sequence[Question], ours: Sequence[bool], theirs: Sequence[bool], tolerance: float
-) -> list[str]:
-    places = [place for place, question in enumerate(questions) if question.kind == kind]
-    if not places:
-        return []
-    mine, other = ([not found[place] for place in places] for found in (ours, theirs))
-    alone, _, p = mcnemar(mine, other)
-    if p >= SIGNIFICANCE or (sum(mine) - sum(other)) / len(places) <= tolerance:
+def _missed(kind: str, candidate: Rejects, current: Rejects, tolerance: float) -> list[str]:
+    both = [question for question in candidate if question.kind == kind and question in current]
+    ours, theirs = ([not version[question] for question in both] for version in (candidate, current))
+    alone, _, chance = mcnemar(ours, theirs)
+    if chance >= SIGNIFICANCE or (sum(ours) - sum(theirs)) / len(both) <= tolerance:
         return []
     name = "labelled" if kind == DEFECT else kind
-    return [f"misses {sum(mine)} of {len(places)} {name} defects, the current {sum(other)}; {alone} it misses alone "
-            f"(p = {p:.2g})"]  # fmt: skip
+    return [
+        f"misses {sum(ours)} of {len(both)} {name} defects, {alone} of them alone; the current version {sum(theirs)}"
+    ]

@@ -107,6 +107,7 @@ class _Made:
     device: str
     made_on: str
     guessed: list[str]
+    drift: str = "adapt"  # of no account here: what was learned stands in the log
 
     @classmethod
     def of(cls, version: Version, stored: tuple[State, Calibration], today: LineSettings) -> "_Made":

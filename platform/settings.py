@@ -36,6 +36,12 @@ class LineSettings:
     spool_mib: int = param(
         256, "of a line on S3: what may wait on the local disk while S3 is away; 0: nothing", low=0, unit="MiB"
     )
+    drift: str = param(
+        "adapt",
+        "what a drift leads to: it is learned as usual from then on, nothing is learned, or it is only said",
+        choices=("adapt", "hold", "alarm"),
+    )
+    gate: bool = param(True, "whether a version has to do well on remembered images before it is published")
     threads: int = param(
         1, "CPU threads of the line's detector; part of what makes a rebuild bit-equal", low=1, high=64
     )

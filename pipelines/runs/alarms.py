@@ -27,6 +27,7 @@ from ..data.drift import Drift
 
 LEARN, CALIBRATE, BEFORE, AFTER, ORDERS = 0.25, 0.25, 30, 80, 5
 DRIFTS = ("brightness=20", "brightness=50", "brightness=-30", "noise=10", "blur=1", "blur=2", "cast=15", "cast=30")
+Image = tuple[Tensor, list[float]]  # its features and moments
 DEFECTS = 0.5  # share of defects in a run of them
 
 
@@ -66,27 +67,28 @@ def measure(folder: Path, method: str = "padim", size: int = 128) -> list[Seen]:
     return [*found, _seen(f"defects {DEFECTS:.0%}", clean, clean, bad, orders, lines)]
 
 
-def _embedded(detector: Detector, path: Path, drift: Drift | None = None) -> Tensor:
+def _embedded(detector: Detector, path: Path, drift: Drift | None = None) -> Image:
     pixels = prepare(path.read_bytes(), detector.size)
     if drift is not None:
         pixels = torch.from_numpy(drift(pixels.numpy(), path))
-    return detector.embed(pixels[None])
+    features = detector.embed(pixels[None])
+    return features, moments(pixels, features)
 
 
-def _learned(method: str, size: int, clean: Sequence[Tensor], order: np.ndarray) -> tuple[Detector, Calibration]:
+def _learned(method: str, size: int, clean: Sequence[Image], order: np.ndarray) -> tuple[Detector, Calibration]:
     learn, calibrate = round(LEARN * len(order)), round(CALIBRATE * len(order))
     detector = build(method, size=size)
     for n in order[:learn]:
-        detector.learn(clean[n])
-    scores = [float(detector.score(clean[n]).image[0]) for n in order[learn : learn + calibrate]]
+        detector.learn(clean[n][0])
+    scores = [float(detector.score(clean[n][0]).image[0]) for n in order[learn : learn + calibrate]]
     return detector, Calibration.of(scores, 0.01)
 
 
 def _seen(
     what: str,
-    clean: Sequence[Tensor],
-    tail: Sequence[Tensor],
-    bad: Sequence[Tensor] | None,
+    clean: Sequence[Image],
+    tail: Sequence[Image],
+    bad: Sequence[Image] | None,
     orders: Sequence[np.ndarray],
     lines: Sequence[tuple[Detector, Calibration]],
 ) -> Seen:
@@ -97,10 +99,10 @@ def _seen(
         chance, watch = np.random.default_rng(seed), Watch(0.01)
         states = []
         for seq, n in enumerate([*first, *last]):
-            features = clean[n] if seq < len(first) else tail[n]
+            image = clean[n] if seq < len(first) else tail[n]
             if bad is not None and seq >= len(first) and chance.random() < DEFECTS:
-                features = bad[int(chance.integers(len(bad)))]
-            record = _record(seq, features, *line)
+                image = bad[int(chance.integers(len(bad)))]
+            record = _record(seq, image, *line)
             watch.take(record)
             states.append(watch.state)
             rejects += [record.verdict == "reject"] if seq >= len(first) else []
@@ -113,10 +115,10 @@ def _seen(
     return Seen(what, len(orders), tuple(drift), tuple(defects), early, float(np.mean(rejects)))
 
 
-def _record(seq: int, features: Tensor, detector: Detector, calibration: Calibration) -> Record:
-    score = float(detector.score(features).image[0])
+def _record(seq: int, image: Image, detector: Detector, calibration: Calibration) -> Record:
+    score = float(detector.score(image[0]).image[0])
     p_value, verdict = calibration.p_value(score), calibration.verdict(score)
-    data = {"moments": moments(features)}
+    data = {"moments": image[1]}
     return Record(kind="image", id=str(seq), seq=seq, p_value=p_value, verdict=verdict, data=data)
 
 

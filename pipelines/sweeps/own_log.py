@@ -3,7 +3,7 @@
     OUT/train/good/NUMBER.png          normal images of the earlier part, named by their records' numbers
     OUT/test/good, OUT/test/defect     of the later part: normal, and a defect by an operator's word
     OUT/test/rejected                  of the later part: a defect in the guard's opinion only
-    OUT/test/synthetic                 made up, where there are too few others (synthetic.py)
+    OUT/test/synthetic                 made up, where there are too few others (platform/synthetic.py)
     OUT/ground_truth/synthetic         masks of these, where all defects are made up
     OUT/log.json                       what was taken, by whose word, and the checksum of every file
 
@@ -25,10 +25,10 @@ import numpy as np
 from ...methods.errors import ConfigError, DataError, ImageError, StoreError
 from ...platform.images import suffix_of
 from ...platform.log import LogReader
+from ...platform.synthetic import spoil
 from ..data.datasets import Task, read_folder
 from ..data.fingerprint import digest
 from .own_labels import GUARD, NOBODY, OPERATOR, Label, read_labels
-from .synthetic import spoil
 
 FORMAT = 1
 INDEX = "log.json"

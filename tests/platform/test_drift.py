@@ -6,19 +6,29 @@ import numpy as np
 import pytest
 import torch
 from everline.methods.errors import StateError
-from everline.platform.drift import KEEP, RECENT, REFERENCE, Watch, moments
+from everline.platform.drift import KEEP, LIGHT, RECENT, REFERENCE, Watch, moments
 from everline.platform.record import Record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
-def stream(count: int, *, first: int = 0, seed: int = 0, shift: float = 0.0, rejects: float = 0.0, task: str = "",
-           low: float = 0.0) -> list[Record]:  # fmt: skip
+def stream(
+    count: int,
+    *,
+    first: int = 0,
+    seed: int = 0,
+    shift: float = 0.0,
+    light: float = 0.0,
+    rejects: float = 0.0,
+    task: str = "",
+    low: float = 0.0,
+) -> list[Record]:
     """Records of images: moments around `shift`, a share of them rejected, p-values uniform in (low's complement)."""
     chance = np.random.default_rng([seed, first])
     found = []
     for seq in range(first, first + count):
-        values = (chance.standard_normal(32) + shift).round(4).tolist()
+        grey = 120 + light + 8 * chance.standard_normal() + chance.standard_normal(LIGHT)
+        values = [*grey.round(4).tolist(), *(chance.standard_normal(32) + shift).round(4).tolist()]
         bad = bool(chance.random() < rejects)
         p = 0.005 if bad else float(0.01 + (0.99 - low) * chance.random())
         found.append(
@@ -64,6 +74,13 @@ def test_moved_moments_are_a_drift_within_fifteen_images() -> None:
     assert 150 <= state.status()["since"] < 165
 
 
+@pytest.mark.parametrize("light", [-12.0, 12.0])
+def test_a_lamp_that_gives_more_or_less_light_is_a_drift_within_forty_images(light: float) -> None:
+    state = watch(stream(150))
+    assert until(state, stream(40, first=150, light=light), "drift") is not None
+    assert state.status()["by"] == "light"
+
+
 def test_scores_that_creep_up_below_the_threshold_are_a_drift() -> None:
     state = watch(stream(150))
     assert until(state, stream(60, first=150, low=0.85), "drift") is not None
@@ -89,7 +106,7 @@ def test_adapt_takes_what_came_since_for_usual() -> None:
     assert until(state, stream(200, first=400, shift=2.0), "drift") is None
 
 
-@pytest.mark.parametrize("policy", ["hold", "alarm only"])
+@pytest.mark.parametrize("policy", ["hold", "alarm"])
 def test_the_others_wait_until_the_line_is_as_it_was(policy: str) -> None:
     state = watch(stream(150), stream(200, first=150, shift=2.0), policy=policy)
     assert state.state == "drift"
@@ -139,7 +156,8 @@ def test_moments_are_few_plain_numbers_that_a_small_defect_hardly_moves() -> Non
     clean = torch.rand(1, 176, 16, 16, generator=torch.Generator().manual_seed(0))
     spoilt, lit = clean.clone(), clean + 0.5
     spoilt[..., :4, :4] += 5
-    found = [np.array(moments(x)) for x in (clean, spoilt, lit)]
-    assert all(len(x) == 32 for x in found)
+    pixels = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    found = [np.array(moments(pixels, x)) for x in (clean, spoilt, lit)]
+    assert all(len(x) == LIGHT + 32 for x in found)
     assert np.abs(found[1] - found[0]).max() * 4 < np.abs(found[2] - found[0]).max()
-    assert len(moments(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))) == 3
+    assert len(moments(pixels, torch.zeros(1, 3, 8, 8, dtype=torch.uint8))) == LIGHT + 3

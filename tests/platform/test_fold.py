@@ -76,6 +76,8 @@ def test_publish_and_rollback_records_set_the_current_version() -> None:
 
 def test_continues_bit_for_bit_from_its_packed_self() -> None:
     whole, first, second = fold(), fold(), fold()
+    for state in (whole, first, second):
+        state.ask = lambda question: whole.learner.embed(PICTURES[question.number][None])
     ready = run(whole, 0, 70)
     early = run(first, 0, 33)  # in the middle of a candidate's probation
     states, meta = first.pack()
@@ -84,3 +86,13 @@ def test_continues_bit_for_bit_from_its_packed_self() -> None:
     assert same(whole.learner.state(), second.learner.state())
     assert [r.key for r in ready] == [r.key for r in early + late]
     assert [r.calibration for r in ready] == [r.calibration for r in early + late]
+    assert whole.pack()[1] == second.pack()[1]
+
+
+def test_what_is_learned_does_not_depend_on_the_gate() -> None:
+    asked, unasked = fold(), fold()
+    asked.ask = lambda question: asked.learner.embed(PICTURES[question.number][None]) * 9
+    ready, others = run(asked, 0, 60), run(unasked, 0, 60)
+    assert same(asked.learner.state(), unasked.learner.state())
+    assert ready[-1].held and not others[-1].held
+    assert [(r.key, r.calibration) for r in ready] == [(r.key, r.calibration) for r in others]

@@ -11,10 +11,10 @@ from everline.pipelines.data.datasets import read_folder, read_mask
 from everline.pipelines.sweeps import own_log
 from everline.pipelines.sweeps.own_labels import read_labels
 from everline.pipelines.sweeps.own_log import LogTask, export, reopen
-from everline.pipelines.sweeps.synthetic import spoil
 from everline.platform.images import decode
 from everline.platform.log import LogReader
 from everline.platform.record import Record
+from everline.platform.synthetic import spoil
 
 Write = Callable[..., LogReader]
 GOOD = [("good", n) for n in range(20)]

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ...methods.augment import augment
-from ...methods.errors import DataError
-from ...methods.perlin import mask
-from ...methods.textures import procedural
-from ...platform.images import decode
+from ..methods.augment import augment
+from ..methods.errors import DataError
+from ..methods.perlin import mask
+from ..methods.textures import procedural
+from .images import decode
 
 LEAST, MOST = 0.001, 0.05  # share of the image that a mask covers
 VISIBLE = 0.008  # mean change of the pixels under the mask, of 0..1
@@ -33,16 +33,25 @@ TRIES = 200
 def spoil(data: bytes, seed: int) -> tuple[bytes, bytes]:
     """An encoded image -> the spoilt one and its mask (0 and 255), as PNG of the same size; equal seeds, equal bits.
 
-    Raises ImageError for what is no image, DataError where no visible defect could be made (never seen yet).
+    Raises ImageError for what is no image, DataError as `spoiled`.
     """
-    image = torch.from_numpy(decode(data)).permute(2, 0, 1).float() / 255
+    spoilt, where = spoiled(torch.from_numpy(decode(data)).permute(2, 0, 1), seed)
+    return _png(spoilt), _png(where)
+
+
+def spoiled(pixels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """uint8 (3, H, W) -> the same with a defect, and its mask (1, H, W) of 0 and 255.
+
+    Raises DataError where no visible defect could be made (never seen yet).
+    """
+    image = pixels.float() / 255
     rng = torch.Generator().manual_seed(seed)
     for _ in range(TRIES):
         where = _mask(image, rng)
         if LEAST <= float(where.float().mean()) <= MOST:
             spoilt = _covered(image, where, rng)
             if float((spoilt - image).abs().mean(0)[where].mean()) >= VISIBLE:
-                return _png(spoilt), _png(where[None].float())
+                return _bytes(spoilt), _bytes(where[None].float())
     raise DataError(f"no visible defect came of {TRIES} tries with the seed {seed}.")
 
 
@@ -59,9 +68,12 @@ def _covered(image: Tensor, where: Tensor, rng: torch.Generator) -> Tensor:
     return torch.where(where, torch.lerp(image, fitted, opacity), image)
 
 
-def _png(picture: Tensor) -> bytes:
-    """float32 (3 or 1, H, W) in 0..1 -> PNG."""
-    pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8)
+def _bytes(picture: Tensor) -> Tensor:
+    return (picture.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _png(pixels: Tensor) -> bytes:
+    """uint8 (3 or 1, H, W) -> PNG."""
     out = io.BytesIO()
     Image.fromarray((pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels[0]).numpy()).save(out, "png")
     return out.getvalue()
