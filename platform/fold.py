@@ -21,6 +21,7 @@ from .ownjudge import Question, Remembered, held_for, packed, unpacked
 from .record import Record
 
 FIRST_SNAPSHOT = 25
+ASK_EVERY = 2  # images that a candidate scores: then it is asked about one of the log, which has to be embedded
 DEFECTS, DEFECT_BYTES = 16, 4 * 2**20  # known defects that passed, whose images the next versions are shown
 
 
@@ -203,9 +204,11 @@ class Fold:
         return ready
 
     def _ask(self, candidate: Candidate) -> None:
-        """One question with each image that is learned, so that no image has to wait for many of them."""
+        """A question now and then, so that no image has to wait for many of them."""
+        if self.ask is None or len(candidate.scores) % ASK_EVERY:
+            return
         question = next((one for one in self.remembered.questions() if one not in candidate.asked), None)
-        if self.ask is not None and question is not None:
+        if question is not None:
             features = self.ask(question)
             candidate.asked[question] = None if features is None else _score(candidate.detector, features)
 

@@ -1,6 +1,6 @@
 """The gate of a line's own candidates: which images of the log one is asked, and why it is held. Pure.
 
-With each image that the line learns while a candidate is on probation, the candidate is asked one question: a
+With every second image that the line learns while a candidate is on probation, the candidate is asked a question: a
 remembered normal image, of each task in turn, a defect that an operator has labelled, or a synthetic one made on a
 normal image. The version that gives verdicts was asked such questions on its own probation. A candidate is held where
 

@@ -81,9 +81,9 @@ def test_a_candidate_is_asked_what_the_line_remembers(opened: Callable[..., Line
     line.settle()
     assert line.fold.candidate is not None
     asked = line.fold.candidate.asked
-    assert len(asked) == len(line.fold.candidate.scores) > 10
+    assert len(asked) == len(line.fold.candidate.scores) // 2 > 5
     scores = {kind: [s for q, s in asked.items() if q.kind == kind and s is not None] for kind in (NORMAL, SYNTHETIC)}
-    assert min(map(len, scores.values())) >= 5
+    assert min(map(len, scores.values())) >= 3
     assert np.mean(scores[SYNTHETIC]) > np.mean(scores[NORMAL])
 
 
@@ -93,11 +93,12 @@ def test_a_candidate_that_rejects_what_is_normal_is_held_and_says_why(
 ) -> None:
     shelf, ask, wrong = Shelf(), Line._asked, [True]
     monkeypatch.setattr(Line, "_asked", lambda self, question: _spoilt(ask(self, question), wrong[0]))
-    line = opened(shelf, settings=WATCHED)
+    settings = replace(WATCHED, false_reject_rate=0.02, publish_every=200)
+    line = opened(shelf, settings=settings)
     send(line, 0, 55)
     if crash:
         die(line)
-        line = opened(shelf, settings=WATCHED)
+        line = opened(shelf, settings=settings)
     line.settle()
     status = line.status()
     assert status["version"] is None and not shelf.kept
