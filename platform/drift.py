@@ -69,9 +69,9 @@ class Watch:
         self._streams: dict[str, _Stream] = {}  # by task, that of the last image at the end
 
     def take(self, record: Record) -> None:
-        """An image's record; one without moments (of an older everline) is passed over."""
+        """An image's record; one without moments (of an older everline), or not meant for learning, is passed over."""
         values = record.data.get("moments")
-        if record.kind != "image" or not values:
+        if record.kind != "image" or not values or record.data.get("learn") is False:
             return
         stream = self._streams.pop(record.task, None) or _Stream()
         self._streams[record.task] = stream

@@ -1,6 +1,7 @@
 """Drift is seen soon, told apart from a run of defects, and its watch goes on exactly from what a checkpoint keeps."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,6 +131,12 @@ def test_a_change_of_product_is_no_drift() -> None:
 def test_records_without_moments_are_passed_over() -> None:
     state = watch([Record(kind="image", id="a", seq=0, verdict="reject"), Record(kind="publish", id="b", seq=1)])
     assert state.status() == {"state": "none", "since": None, "by": ""}
+
+
+def test_images_that_are_not_meant_for_learning_are_passed_over() -> None:
+    state = watch(stream(150))
+    others = [replace(one, data={**one.data, "learn": False}) for one in stream(60, first=150, shift=2.0)]
+    assert until(state, others, "drift") is None
 
 
 @settings(max_examples=15, deadline=None)
