@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
@@ -91,6 +91,7 @@ class Lines(Protocol):
     async def recent(self, line: str, limit: int, before: int | None, verdict: str | None) -> list[dict[str, Any]]: ...
     async def image(self, line: str, id: str) -> bytes: ...
     async def overlay(self, line: str, id: str) -> bytes: ...
+    async def targets(self) -> list[str]: ...
     async def feedback(self, line: str, id: str, label: str, by: str) -> dict[str, Any]: ...
     def health(self) -> dict[str, Any]: ...
 
@@ -117,10 +118,16 @@ class Finite(JSONResponse):
         return super().render(_finite(content))
 
 
-def application(lines: Lines, *, body_limit: int = BODY_LIMIT, rules: Rules = Rules()) -> FastAPI:  # noqa: B008 - frozen
+def application(
+    lines: Lines,
+    *,
+    body_limit: int = BODY_LIMIT,
+    rules: Rules = Rules(),  # noqa: B008 - frozen
+    failed: Callable[[str], None] = lambda code: None,
+) -> FastAPI:
     """The routes over `lines`, which is started and stopped with it. body_limit: bytes of a request's body.
 
-    rules: who is let in, how often, and for how long.
+    rules: who is let in, how often, and for how long. failed: hears the code of every error that is answered.
     """
 
     @asynccontextmanager
@@ -132,15 +139,15 @@ def application(lines: Lines, *, body_limit: int = BODY_LIMIT, rules: Rules = Ru
     # The interactive pages would load scripts from the internet, which a plant may not have.
     app = FastAPI(title="everline", lifespan=lifespan, docs_url=None, redoc_url=None, default_response_class=Finite)
     app.add_middleware(Guard, rules=rules)
-    app.add_middleware(Envelope, body_limit=body_limit)
+    app.add_middleware(Envelope, body_limit=body_limit, failed=failed)
     _handle_errors(app)
-    _add_routes(app, lines)
+    _add_routes(app, lines, failed)
     tasks.add(app, lines)
     page.add(app, lines)
     return app
 
 
-def _add_routes(app: FastAPI, lines: Lines) -> None:
+def _add_routes(app: FastAPI, lines: Lines, failed: Callable[[str], None]) -> None:
     @app.post("/lines/{line}/inspect")
     async def inspect(
         request: Request,
@@ -171,6 +178,7 @@ def _add_routes(app: FastAPI, lines: Lines) -> None:
                 raise
             except (EverlineError, TimeoutError) as error:
                 status, code = _known(error)
+                failed(code)
                 answers.append({"status": status, "id": id, "error": {"code": code, "message": str(error)}})
                 down = answers[-1] if status >= 500 else {}
         return Finite({"line": line, "answers": answers})
@@ -198,6 +206,11 @@ def _add_routes(app: FastAPI, lines: Lines) -> None:
         except ValidationError as error:
             raise RequestValidationError(error.errors()) from error
         return Finite({"line": line, "version": await lines.rollback(line, asked.version)})
+
+    @app.get("/metrics/targets")
+    async def targets() -> Any:
+        """Where the metrics of the cluster's nodes are, as Prometheus's HTTP discovery wants it."""
+        return [{"targets": await lines.targets()}]
 
     @app.get("/health")
     async def health() -> Any:
@@ -239,8 +252,8 @@ def _known(error: Exception) -> tuple[int, str]:
 class Envelope:
     """Round every request: an id for it, a limit on its body, and an answer in our shape whatever goes wrong."""
 
-    def __init__(self, app: ASGIApp, body_limit: int) -> None:
-        self.app, self.body_limit = app, body_limit
+    def __init__(self, app: ASGIApp, body_limit: int, failed: Callable[[str], None]) -> None:
+        self.app, self.body_limit, self.failed = app, body_limit, failed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -255,6 +268,8 @@ class Envelope:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                if code := scope.get("everline.error"):
+                    self.failed(code)
                 MutableHeaders(scope=message)["X-Request-Id"] = scope["everline.request_id"]
             await send(message)
 
