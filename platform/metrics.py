@@ -1,8 +1,8 @@
 """What Prometheus hears of lines and serving replicas: one table, and Ray's agent on each node exports it.
 
-Ray writes `ray_` before each name and adds labels of its own (the node, the worker). It sends counts every ten
-seconds; a gauge goes some twenty seconds after its process, a counter stays with the node. Without Ray the same calls count
-in this process, and nobody hears of it. A histogram's sum is Ray's guess from the middles of its buckets.
+Ray writes `ray_` before each name, adds labels of its own (the node, the worker) and sends counts every ten seconds. A
+gauge goes some twenty seconds after its process, a counter stays with the node; a gauge that is set to NaN is not
+exported. Without Ray the same calls count in this process, and nobody hears of it.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ METRICS: dict[str, Metric] = {
         Metric("everline_dropped_total", "counter", _LINE, "images sent away by `when_full: drop`"),
         Metric("everline_version", "gauge", _LINE, "number of the current version; 0: none yet"),
         Metric("everline_images_learned", "gauge", _LINE, "images that the learner knows"),
-        Metric("everline_false_reject_rate", "gauge", _LINE, "of the last 1000 verdicts; NaN: not known"),
+        Metric("everline_false_reject_rate", "gauge", _LINE, "of the last 1000 verdicts; absent while not known"),
         Metric("everline_false_reject_rate_low", "gauge", _LINE, "lower end of its 95 % interval"),
         Metric("everline_false_reject_rate_high", "gauge", _LINE, "upper end of its 95 % interval"),
         Metric("everline_false_reject_rate_promised", "gauge", _LINE, "the line's setting `false_reject_rate`"),

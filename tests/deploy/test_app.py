@@ -137,7 +137,9 @@ class Bench:
         self.desk = Desk(
             fleet, poll_s=poll_s, patience_s=0.5, handle=lambda _: self.line, versions=lambda *_: self.registry
         )
-        self.http = TestClient(application(self.desk, body_limit=LIMIT), raise_server_exceptions=False)
+        self.failed: list[str] = []
+        app = application(self.desk, body_limit=LIMIT, failed=self.failed.append)
+        self.http = TestClient(app, raise_server_exceptions=False)
 
     def publish(self, number: int, state: State | None = None) -> None:
         self.registry.states[number] = state or taught(10 * number)
@@ -385,6 +387,22 @@ def test_a_line_s_trouble_is_answered(bench: Bench, trouble: Exception, status: 
     assert "secret" not in error_of(response, status, code)
     assert ("retry-after" in response.headers) == (status in (429, 503))
     assert bench.served() is None  # and the server goes on
+
+
+def test_every_error_is_counted_once_by_its_code(scoring: Bench) -> None:
+    scoring.http.post("/lines/mono/inspect", content=b"no image")
+    scoring.http.post("/lines/none/inspect", content=png(1))
+    scoring.http.get("/nowhere")
+    scoring.http.post("/lines/mono/inspect", content=b"x" * (LIMIT + 1))
+    files = [("files", (f"{n}", data)) for n, data in enumerate([png(1), b"no image", png(2)])]
+    assert scoring.http.post("/lines/mono/inspect/batch", files=files).status_code == 200
+    assert scoring.failed == ["bad_image", "unknown_line", "not_found", "too_large", "bad_image"]
+
+
+def test_where_the_metrics_are_is_told_as_prometheus_wants_it(bench: Bench) -> None:
+    (group,) = bench.http.get("/metrics/targets").json()
+    assert group.keys() == {"targets"}
+    assert all(":" in target for target in group["targets"])
 
 
 def test_a_line_that_comes_back_costs_its_caller_time_and_no_error(bench: Bench) -> None:
