@@ -21,7 +21,7 @@ from ..platform.actor import answer_soon, line_handle
 from ..platform.cluster import metrics_targets
 from ..platform.settings import Fleet
 from ..platform.versions import Versions
-from .scoring import Counter, backbones, look, overlaid, see, try_out
+from .scoring import MAPS, Counter, backbones, look, overlaid, see, try_out
 
 log = logging.getLogger("everline.desk")
 T = TypeVar("T")
@@ -87,11 +87,11 @@ class Desk:
         self._watch.shutdown(wait=False, cancel_futures=True)
 
     async def inspect(
-        self, line: str, data: bytes, id: str, learn: bool, want_map: bool, request: str = ""
+        self, line: str, data: bytes, id: str, learn: bool, want_map: str, request: str = ""
     ) -> dict[str, Any]:
         """An encoded image -> the fields of `Inspection`, once the line has it durably; with its map on request.
 
-        request: the id of the HTTP request, which the record keeps.
+        want_map: one of scoring.MAPS, or empty. request: the id of the HTTP request, which the record keeps.
 
         A line that is coming back, or has no room for another image, is waited for; its id keeps an image from being
         learned twice. Raises UnknownLine, ImageError, ConfigError, StoreError, NoSpace, TrackingError, Busy, Dropped,
@@ -104,7 +104,7 @@ class Desk:
         seen = await self._run(self._compute, partial(see, counter, data, want_map))
         answer = await self._insist(line, "record", data, seen.features, seen.scored, id, learn, request)
         metrics.inspected(line, time.monotonic() - began)
-        return {**answer, **(seen.map or {"map_png": None, "map_range": None})} if want_map else answer
+        return {**answer, **(seen.map or {MAPS[want_map]: None, "map_range": None})} if want_map else answer
 
     async def lines(self) -> list[dict[str, Any]]:
         """`line` of each; one whose actor does not answer has `state` "unavailable" and says why."""

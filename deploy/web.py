@@ -3,18 +3,20 @@
 {"error": {"code": "unknown_line", "message": "...", "request_id": "..."}}
 """
 
+import json
 import logging
 import math
 import re
 import uuid
+from base64 import b64decode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
@@ -47,6 +49,7 @@ BODY_LIMIT = 32 * 2**20
 BATCH = 64  # images of one form
 DRAIN = 4  # body limits that are read, and thrown away, of a body that is too large
 RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # the last: curl --data-binary
+ANSWER = "X-Everline-Answer"  # header beside a picture
 RETRY_AFTER_S = 2  # a line's actor needs about that to come back
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 ERRORS: tuple[tuple[type[BaseException], int, str], ...] = (  # the first that fits
@@ -81,7 +84,7 @@ class Lines(Protocol):
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
     async def inspect(
-        self, line: str, data: bytes, id: str, learn: bool, want_map: bool, request: str
+        self, line: str, data: bytes, id: str, learn: bool, want_map: str, request: str
     ) -> dict[str, Any]: ...
     async def lines(self) -> list[dict[str, Any]]: ...
     async def line(self, line: str) -> dict[str, Any]: ...
@@ -153,14 +156,21 @@ def _add_routes(app: FastAPI, lines: Lines, failed: Callable[[str], None]) -> No
         request: Request,
         line: str,
         learn: bool = True,
-        want_map: Annotated[bool, Query(alias="map")] = False,
+        want_map: Annotated[bool | Literal["overlay", "raw"], Query(alias="map")] = False,
         id: str | None = None,
     ) -> Any:
-        """Judge an image (raw body or multipart) and hand it to the line, which logs it and may learn from it."""
+        """Judge an image (raw body or multipart) and hand it to the line, which logs it and may learn from it.
+
+        `map=true`: with the map as PNG; `overlay`: as PNG over the image; `raw`: its float32 values as .npy. With
+        `Accept: image/png` that picture (the overlay, unless `map=true`) is the body, and the answer a header.
+        """
         upload = await _upload(request)
         image_id = request.headers.get("x-image-id") or id or default_id(upload)
         asked = request.scope["everline.request_id"]
-        return Finite(await lines.inspect(line, upload.data, image_id, learn, want_map, asked))
+        as_picture = request.headers.get("accept") == "image/png"
+        kind = want_map if isinstance(want_map, str) else "png" if want_map else "overlay" if as_picture else ""
+        answer = await lines.inspect(line, upload.data, image_id, learn, kind, asked)
+        return _picture(answer) if as_picture and kind != "raw" else Finite(answer)
 
     @app.post("/lines/{line}/inspect/batch")
     async def inspect_batch(request: Request, line: str, learn: bool = True) -> Any:
@@ -173,7 +183,7 @@ def _add_routes(app: FastAPI, lines: Lines, failed: Callable[[str], None]) -> No
                 continue
             try:
                 asked = request.scope["everline.request_id"]
-                answers.append({"status": 200, **await lines.inspect(line, upload.data, id, learn, False, asked)})
+                answers.append({"status": 200, **await lines.inspect(line, upload.data, id, learn, "", asked)})
             except UnknownLine:  # so it is for all of them
                 raise
             except (EverlineError, TimeoutError) as error:
@@ -216,6 +226,15 @@ def _add_routes(app: FastAPI, lines: Lines, failed: Callable[[str], None]) -> No
     async def health() -> Any:
         """Whether this replica answers; asks no other process."""
         return Finite(lines.health())
+
+
+def _picture(answer: dict[str, Any]) -> Response:
+    """The picture of an answer, the rest of it as a header; as JSON while there is no version to make one."""
+    rest = {name: value for name, value in answer.items() if name not in ("map_png", "map_overlay")}
+    encoded = answer.get("map_png") or answer.get("map_overlay")
+    if encoded is None:
+        return Finite(answer)
+    return Response(b64decode(encoded), media_type="image/png", headers={ANSWER: json.dumps(_finite(rest))})
 
 
 def _handle_errors(app: FastAPI) -> None:
