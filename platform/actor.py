@@ -263,10 +263,16 @@ class LineActor:
         if self._line and self._line.owes:
             self._settle()
         began = time.monotonic()
-        if began >= self._told_at:
+        if began < self._told_at:
+            return
+        try:
             metrics.stands(self._name, self._look())
-            now = time.monotonic()
-            self._told_at = now + TOLD_SHARE * (now - began)
+        except LineDown:
+            return
+        except Exception:  # nobody waits for this one
+            log.exception("line %s could not say how it stands", self._name)
+        now = time.monotonic()
+        self._told_at = now + TOLD_SHARE * (now - began)
 
     def _start_again_if_broken(self) -> None:
         """A state that cannot be trusted ends with its process: Ray starts another, which folds over the log."""

@@ -12,11 +12,13 @@ import ray
 import yaml
 from everline.methods.errors import Dropped
 from everline.platform import metrics
-from everline.platform.actor import answer, start_line
+from everline.platform.actor import _actor, answer, start_line
 from everline.platform.cluster import metrics_targets
 from everline.platform.line import Inspection
+from everline.platform.log import line_folder
 from everline.platform.metrics import METRICS, PREFIX, Metric
 from everline.platform.settings import parse_fleet
+from everline.platform.spool import open_log
 from everline.platform.tracking import prepare_tracking
 
 ROOT = Path(__file__).parents[2]
@@ -167,8 +169,10 @@ def test_a_lines_gauges_end_with_its_process_and_its_counts_stay(
     ray_session: None, tmp_path: Path, parts: list[bytes], scrape: Callable[[list[str]], dict[Any, float]]
 ) -> None:
     line = {"method": "lemo", "queue": 1, "when_full": "drop", "params": {"size": 64}}
-    fleet = parse_fleet({"store": "store", "lines": {"measured": line}}, tmp_path)
+    fleet = parse_fleet({"store": "store", "lines": {"measured": line, "locked": line}}, tmp_path)
     prepare_tracking(fleet.tracking)
+    writer = open_log(line_folder(fleet.store, "locked"), None, 0)
+    locked = _actor("locked", fleet.line("locked"), fleet, False)  # it stands, and cannot open its log
     handle, _ = start_line("measured", fleet)
     asked = [handle.inspect.remote(data, f"i{n}") for n, data in enumerate(parts)]
     dropped = 0
@@ -179,17 +183,20 @@ def test_a_lines_gauges_end_with_its_process_and_its_counts_stay(
             dropped += 1
     assert 0 < dropped < len(parts)
 
-    def until(**wanted: float | None) -> None:
+    def until(line: str, **wanted: float | None) -> None:
         give_up = time.monotonic() + 120
         while True:
             found = scrape(metrics_targets())
-            mine = {name: v for (name, labels), v in found.items() if ("line", "measured") in labels}
+            mine = {name: v for (name, labels), v in found.items() if ("line", line) in labels}
             if all(mine.get(name) == value for name, value in wanted.items()):
                 return
             assert time.monotonic() < give_up, (wanted, mine)
             time.sleep(1)
 
     counts = {"everline_dropped_total": dropped, "everline_record_seconds_count": len(parts) - dropped}
-    until(**counts, everline_up=1, everline_queue_images=0, everline_version=0)
+    until("measured", **counts, everline_up=1, everline_queue_images=0, everline_version=0)
     ray.kill(handle)
-    until(**counts, everline_up=None, everline_queue_images=None, everline_version=None)
+    until("measured", **counts, everline_up=None, everline_queue_images=None, everline_version=None)
+    until("locked", everline_up=0, everline_queue_images=0, everline_version=None)
+    ray.kill(locked)
+    writer.release()
