@@ -13,6 +13,7 @@ from ray import serve
 from ray.serve import Application
 
 from ..methods.errors import ConfigError
+from ..platform import metrics
 from ..platform.settings import Fleet, parse_fleet, read_fleet
 from .desk import Desk
 from .guard import Rules
@@ -98,4 +99,4 @@ class Replica:
         self.desk, self.body_limit, self.access = Desk(fleet, poll_s=poll_s), body_limit, access
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return application(self.desk, body_limit=self.body_limit, rules=self.access.rules())
+        return application(self.desk, body_limit=self.body_limit, rules=self.access.rules(), failed=metrics.failed)

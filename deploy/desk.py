@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 
 from ..methods.errors import Busy, Dropped, EverlineError, LineDown, LineStopped, TrackingError, UnknownLine
 from ..methods.registry import build
+from ..platform import metrics
 from ..platform.actor import answer_soon, line_handle
+from ..platform.cluster import metrics_targets
 from ..platform.settings import Fleet
 from ..platform.versions import Versions
-from .scoring import Counter, backbones, look, overlaid, see, try_out
+from .scoring import MAPS, Counter, backbones, look, overlaid, see, try_out
 
 log = logging.getLogger("everline.desk")
 T = TypeVar("T")
@@ -85,11 +87,11 @@ class Desk:
         self._watch.shutdown(wait=False, cancel_futures=True)
 
     async def inspect(
-        self, line: str, data: bytes, id: str, learn: bool, want_map: bool, request: str = ""
+        self, line: str, data: bytes, id: str, learn: bool, want_map: str, request: str = ""
     ) -> dict[str, Any]:
         """An encoded image -> the fields of `Inspection`, once the line has it durably; with its map on request.
 
-        request: the id of the HTTP request, which the record keeps.
+        want_map: one of scoring.MAPS, or empty. request: the id of the HTTP request, which the record keeps.
 
         A line that is coming back, or has no room for another image, is waited for; its id keeps an image from being
         learned twice. Raises UnknownLine, ImageError, ConfigError, StoreError, NoSpace, TrackingError, Busy, Dropped,
@@ -98,9 +100,11 @@ class Desk:
         counter = self._counter(line)
         if counter.scorer is None and counter.problem:  # there may well be a version: `learning` would be a lie
             raise TrackingError(counter.problem)
+        began = time.monotonic()
         seen = await self._run(self._compute, partial(see, counter, data, want_map))
         answer = await self._insist(line, "record", data, seen.features, seen.moments, seen.scored, id, learn, request)
-        return {**answer, **(seen.map or {"map_png": None, "map_range": None})} if want_map else answer
+        metrics.inspected(line, time.monotonic() - began)
+        return {**answer, **(seen.map or {MAPS[want_map]: None, "map_range": None})} if want_map else answer
 
     async def lines(self) -> list[dict[str, Any]]:
         """`line` of each; one whose actor does not answer has `state` "unavailable" and says why."""
@@ -150,6 +154,10 @@ class Desk:
         self._counter(line)
         said: dict[str, Any] = await self._ask(line, "feedback", id, label, by)
         return said
+
+    async def targets(self) -> list[str]:
+        """Where Prometheus finds the metrics of all nodes: `host:port` of each."""
+        return await self._run(self._watch, metrics_targets)
 
     def health(self) -> dict[str, Any]:
         """Whether this replica can answer, and with which versions; asks nobody."""
@@ -220,6 +228,7 @@ class Desk:
     async def _look(self) -> None:
         for counter in self._counters.values():
             await self._run(self._watch, partial(look, counter))
+            metrics.serves(counter.name, counter.scorer.version if counter.scorer else None)
 
     async def _keep_looking(self) -> None:
         while True:

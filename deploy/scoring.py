@@ -5,6 +5,7 @@ other bits than single images on some threads and sizes, and on a CPU takes long
 """
 
 import base64
+import io
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from ..platform.pictures import map_png, overlay, png, shrink
 
 log = logging.getLogger("everline.scoring")
 OVERLAY_SIDE = 1024  # pixels of an overlay's longer side, at most
+MAPS = {"png": "map_png", "overlay": "map_overlay", "raw": "map_npy"}  # kind of a map: its name in an answer
 
 
 @dataclass
@@ -46,7 +48,7 @@ class Seen:
     features: np.ndarray  # (1, C, h, w) for the line to learn from
     moments: list[float]  # by which the line sees a drift
     scored: dict[str, Any] | None  # None while the line has no version
-    map: dict[str, Any] | None  # map_png (base64) and map_range, where asked for and possible
+    map: dict[str, Any] | None  # one of MAPS' names (base64) and map_range, where asked for and possible
 
 
 def look(counter: Counter) -> None:
@@ -65,8 +67,8 @@ def look(counter: Counter) -> None:
         counter.problem = str(error) or type(error).__name__
 
 
-def see(counter: Counter, data: bytes, want_map: bool) -> Seen:
-    """Decodes, embeds and scores one image. Blocking; raises ImageError."""
+def see(counter: Counter, data: bytes, want_map: str) -> Seen:
+    """Decodes, embeds and scores one image. want_map: one of MAPS, or empty. Blocking; raises ImageError."""
     torch.set_num_threads(counter.threads)  # of this thread; as the line would embed it, to the last bit
     scorer, embedder = counter.scorer, counter.embedder
     features, moments = seen(embedder, data)
@@ -74,15 +76,23 @@ def see(counter: Counter, data: bytes, want_map: bool) -> Seen:
         return Seen(features.numpy(), moments, None, None)
     fit = scorer.takes_features_of(embedder)
     scored, anomaly = scorer.judge(features if fit else embed_image(scorer.detector, data))
-    return Seen(features.numpy(), moments, scored, draw(scorer, anomaly.numpy()) if want_map else None)
+    drawn = draw(scorer, anomaly.numpy(), data, want_map) if want_map else None
+    return Seen(features.numpy(), moments, scored, drawn)
 
 
-def draw(scorer: Scorer, anomaly: np.ndarray) -> dict[str, Any]:
-    """The map (S, S) as PNG in base64. The range of its colours is the version's, the same for every image:
-    dark up to what is usual for good parts (their median score), the threshold in the middle.
+def draw(scorer: Scorer, anomaly: np.ndarray, data: bytes, kind: str) -> dict[str, Any]:
+    """The map (S, S) of an encoded image, in base64, and the range of its colours.
+
+    png: the map in colours. overlay: PNG of the image in grey under it. raw: float32, little-endian, as a .npy file.
+    The range is the version's, the same for every image: dark up to what is usual for good parts (their median
+    score), the threshold in the middle.
     """
     low, high = span(scorer, anomaly)
-    return {"map_png": base64.b64encode(map_png(anomaly, low, high)).decode("ascii"), "map_range": [low, high]}
+    if kind == "raw":
+        made = _npy(anomaly)
+    else:
+        made = map_png(anomaly, low, high) if kind == "png" else _under(scorer, anomaly, data)
+    return {MAPS[kind]: base64.b64encode(made).decode("ascii"), "map_range": [low, high]}
 
 
 def span(scorer: Scorer, anomaly: np.ndarray) -> tuple[float, float]:
@@ -104,7 +114,7 @@ def overlaid(counter: Counter, data: bytes) -> bytes:
         raise UnknownVersion(f"line {counter.name}: no version gives verdicts yet, so there is no map.")
     torch.set_num_threads(counter.threads)
     anomaly = scorer.judge(embed_image(scorer.detector, data))[1].numpy()
-    return png(overlay(shrink(decode(data), OVERLAY_SIDE), anomaly, *span(scorer, anomaly)))
+    return _under(scorer, anomaly, data)
 
 
 def backbones(counters: Iterable[Counter]) -> list[Backbone]:
@@ -117,6 +127,17 @@ def backbones(counters: Iterable[Counter]) -> list[Backbone]:
 def try_out(detector: Detector) -> Tensor:
     """Features of a grey image: the backbone is loaded, or says why it cannot be."""
     return detector.embed(torch.full((1, 3, detector.size, detector.size), 127, dtype=torch.uint8))
+
+
+def _under(scorer: Scorer, anomaly: np.ndarray, data: bytes) -> bytes:
+    """PNG of an encoded image in grey under its map."""
+    return png(overlay(shrink(decode(data), OVERLAY_SIDE), anomaly, *span(scorer, anomaly)))
+
+
+def _npy(anomaly: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, anomaly.astype("<f4"), allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _ready(counter: Counter, number: int) -> Scorer:

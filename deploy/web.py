@@ -3,18 +3,20 @@
 {"error": {"code": "unknown_line", "message": "...", "request_id": "..."}}
 """
 
+import json
 import logging
 import math
 import re
 import uuid
-from collections.abc import AsyncIterator
+from base64 import b64decode
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
@@ -47,6 +49,7 @@ BODY_LIMIT = 32 * 2**20
 BATCH = 64  # images of one form
 DRAIN = 4  # body limits that are read, and thrown away, of a body that is too large
 RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # the last: curl --data-binary
+ANSWER = "X-Everline-Answer"  # header beside a picture
 RETRY_AFTER_S = 2  # a line's actor needs about that to come back
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 ERRORS: tuple[tuple[type[BaseException], int, str], ...] = (  # the first that fits
@@ -81,7 +84,7 @@ class Lines(Protocol):
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
     async def inspect(
-        self, line: str, data: bytes, id: str, learn: bool, want_map: bool, request: str
+        self, line: str, data: bytes, id: str, learn: bool, want_map: str, request: str
     ) -> dict[str, Any]: ...
     async def lines(self) -> list[dict[str, Any]]: ...
     async def line(self, line: str) -> dict[str, Any]: ...
@@ -91,6 +94,7 @@ class Lines(Protocol):
     async def recent(self, line: str, limit: int, before: int | None, verdict: str | None) -> list[dict[str, Any]]: ...
     async def image(self, line: str, id: str) -> bytes: ...
     async def overlay(self, line: str, id: str) -> bytes: ...
+    async def targets(self) -> list[str]: ...
     async def feedback(self, line: str, id: str, label: str, by: str) -> dict[str, Any]: ...
     def health(self) -> dict[str, Any]: ...
 
@@ -117,10 +121,16 @@ class Finite(JSONResponse):
         return super().render(_finite(content))
 
 
-def application(lines: Lines, *, body_limit: int = BODY_LIMIT, rules: Rules = Rules()) -> FastAPI:  # noqa: B008 - frozen
+def application(
+    lines: Lines,
+    *,
+    body_limit: int = BODY_LIMIT,
+    rules: Rules = Rules(),  # noqa: B008 - frozen
+    failed: Callable[[str], None] = lambda code: None,
+) -> FastAPI:
     """The routes over `lines`, which is started and stopped with it. body_limit: bytes of a request's body.
 
-    rules: who is let in, how often, and for how long.
+    rules: who is let in, how often, and for how long. failed: hears the code of every error that is answered.
     """
 
     @asynccontextmanager
@@ -132,28 +142,35 @@ def application(lines: Lines, *, body_limit: int = BODY_LIMIT, rules: Rules = Ru
     # The interactive pages would load scripts from the internet, which a plant may not have.
     app = FastAPI(title="everline", lifespan=lifespan, docs_url=None, redoc_url=None, default_response_class=Finite)
     app.add_middleware(Guard, rules=rules)
-    app.add_middleware(Envelope, body_limit=body_limit)
+    app.add_middleware(Envelope, body_limit=body_limit, failed=failed)
     _handle_errors(app)
-    _add_routes(app, lines)
+    _add_routes(app, lines, failed)
     tasks.add(app, lines)
     page.add(app, lines)
     return app
 
 
-def _add_routes(app: FastAPI, lines: Lines) -> None:
+def _add_routes(app: FastAPI, lines: Lines, failed: Callable[[str], None]) -> None:
     @app.post("/lines/{line}/inspect")
     async def inspect(
         request: Request,
         line: str,
         learn: bool = True,
-        want_map: Annotated[bool, Query(alias="map")] = False,
+        want_map: Annotated[bool | Literal["overlay", "raw"], Query(alias="map")] = False,
         id: str | None = None,
     ) -> Any:
-        """Judge an image (raw body or multipart) and hand it to the line, which logs it and may learn from it."""
+        """Judge an image (raw body or multipart) and hand it to the line, which logs it and may learn from it.
+
+        `map=true`: with the map as PNG; `overlay`: as PNG over the image; `raw`: its float32 values as .npy. With
+        `Accept: image/png` that picture (the overlay, unless `map=true`) is the body, and the answer a header.
+        """
         upload = await _upload(request)
         image_id = request.headers.get("x-image-id") or id or default_id(upload)
         asked = request.scope["everline.request_id"]
-        return Finite(await lines.inspect(line, upload.data, image_id, learn, want_map, asked))
+        as_picture = request.headers.get("accept") == "image/png"
+        kind = want_map if isinstance(want_map, str) else "png" if want_map else "overlay" if as_picture else ""
+        answer = await lines.inspect(line, upload.data, image_id, learn, kind, asked)
+        return _picture(answer) if as_picture and kind != "raw" else Finite(answer)
 
     @app.post("/lines/{line}/inspect/batch")
     async def inspect_batch(request: Request, line: str, learn: bool = True) -> Any:
@@ -166,11 +183,12 @@ def _add_routes(app: FastAPI, lines: Lines) -> None:
                 continue
             try:
                 asked = request.scope["everline.request_id"]
-                answers.append({"status": 200, **await lines.inspect(line, upload.data, id, learn, False, asked)})
+                answers.append({"status": 200, **await lines.inspect(line, upload.data, id, learn, "", asked)})
             except UnknownLine:  # so it is for all of them
                 raise
             except (EverlineError, TimeoutError) as error:
                 status, code = _known(error)
+                failed(code)
                 answers.append({"status": status, "id": id, "error": {"code": code, "message": str(error)}})
                 down = answers[-1] if status >= 500 else {}
         return Finite({"line": line, "answers": answers})
@@ -199,10 +217,24 @@ def _add_routes(app: FastAPI, lines: Lines) -> None:
             raise RequestValidationError(error.errors()) from error
         return Finite({"line": line, "version": await lines.rollback(line, asked.version)})
 
+    @app.get("/metrics/targets")
+    async def targets() -> Any:
+        """Where the metrics of the cluster's nodes are, as Prometheus's HTTP discovery wants it."""
+        return [{"targets": await lines.targets()}]
+
     @app.get("/health")
     async def health() -> Any:
         """Whether this replica answers; asks no other process."""
         return Finite(lines.health())
+
+
+def _picture(answer: dict[str, Any]) -> Response:
+    """The picture of an answer, the rest of it as a header; as JSON while there is no version to make one."""
+    rest = {name: value for name, value in answer.items() if name not in ("map_png", "map_overlay")}
+    encoded = answer.get("map_png") or answer.get("map_overlay")
+    if encoded is None:
+        return Finite(answer)
+    return Response(b64decode(encoded), media_type="image/png", headers={ANSWER: json.dumps(_finite(rest))})
 
 
 def _handle_errors(app: FastAPI) -> None:
@@ -239,8 +271,8 @@ def _known(error: Exception) -> tuple[int, str]:
 class Envelope:
     """Round every request: an id for it, a limit on its body, and an answer in our shape whatever goes wrong."""
 
-    def __init__(self, app: ASGIApp, body_limit: int) -> None:
-        self.app, self.body_limit = app, body_limit
+    def __init__(self, app: ASGIApp, body_limit: int, failed: Callable[[str], None]) -> None:
+        self.app, self.body_limit, self.failed = app, body_limit, failed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -255,6 +287,8 @@ class Envelope:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                if code := scope.get("everline.error"):
+                    self.failed(code)
                 MutableHeaders(scope=message)["X-Request-Id"] = scope["everline.request_id"]
             await send(message)
 

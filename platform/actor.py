@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTa
 
 from ..methods.errors import (
     ConfigError,
+    Dropped,
     EverlineError,
     LineDown,
     LineStopped,
@@ -32,7 +33,7 @@ from ..methods.errors import (
     TrackingError,
     UnknownLine,
 )
-from . import trouble
+from . import metrics, trouble
 from .line import Line, plain
 from .log import line_folder
 from .recent import Recent, image_of
@@ -44,7 +45,8 @@ from .waiting import OUTSIDE, Waiting
 log = logging.getLogger("everline.actor")
 NAMESPACE = "everline"
 RETRY_S = 2.0
-TEND_S = 5.0  # between two looks at whether something is owed
+TEND_S = 5.0  # between two looks at whether something is owed, and at what Prometheus is told
+TOLD_SHARE = 100  # ... and so many times as long as a look took: images wait for them 1 % of the time
 ROOM_S = 5.0  # that a caller waits for room in one call
 PLACE_S = 60.0  # for a node that has room for a line which reserves something
 GONE_S = 10.0  # until Ray has forgotten an actor that was killed
@@ -80,9 +82,11 @@ class LineActor:
         self._closed = False
         self._recent = Recent()
         self._reading = asyncio.Lock()
+        self._told_at = 0.0  # monotonic seconds; before that Prometheus is not told again
         self._fruitless = -1  # records when it was opened; -1: the log has advanced since
         self._thread = ThreadPoolExecutor(max_workers=1)  # torch counts threads by thread: everything in this one
         versions = Versions(tracking, name, artifacts)
+        threading.Thread(target=self._tend, name="everline-tend", daemon=True).start()
         self._thread.submit(self._open, place_of(store), versions, spool, context.was_current_actor_reconstructed)
 
     async def opened(self) -> None:
@@ -185,11 +189,17 @@ class LineActor:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
 
     async def _record(self, data: bytes, id: str, learn: bool, judged: Any, request: str = "") -> dict[str, Any]:
-        async with self._waiting.turn():
-            inspection = await self._alone(
-                lambda line: line.inspect(data, id, learn=learn, judged=judged, request=request)
-            )
-            self._thread.submit(self._settle)  # learn while the caller has its answer
+        began = time.monotonic()
+        try:
+            async with self._waiting.turn():
+                inspection = await self._alone(
+                    lambda line: line.inspect(data, id, learn=learn, judged=judged, request=request)
+                )
+                self._thread.submit(self._settle)  # learn while the caller has its answer
+        except Dropped:
+            metrics.dropped(self._name)
+            raise
+        metrics.recorded(self._name, inspection, time.monotonic() - began)
         return plain(inspection)
 
     async def _alone(self, work: Callable[[Line], T]) -> T:
@@ -243,11 +253,28 @@ class LineActor:
         self._start_again_if_broken()
 
     def _tend(self) -> None:
-        """A thread: what waits for MLflow goes out though no image comes."""
+        """A thread: what waits for MLflow goes out though no image comes, and Prometheus hears how the line stands."""
+        tended: Future[None] | None = None
         while not self._closed:
+            metrics.process(self._name, self._line is not None and self._problem is None, self._waiting.waiting)
+            if self._line and (tended is None or tended.done()):
+                tended = self._thread.submit(self._tended)
             time.sleep(TEND_S)
-            if self._line and self._line.owes:
-                self._thread.submit(self._settle).result()
+
+    def _tended(self) -> None:
+        if self._line and self._line.owes:
+            self._settle()
+        began = time.monotonic()
+        if began < self._told_at:
+            return
+        try:
+            metrics.stands(self._name, self._look())
+        except LineDown:
+            return
+        except Exception:  # nobody waits for this one
+            log.exception("line %s could not say how it stands", self._name)
+        now = time.monotonic()
+        self._told_at = now + TOLD_SHARE * (now - began)
 
     def _start_again_if_broken(self) -> None:
         """A state that cannot be trusted ends with its process: Ray starts another, which folds over the log."""
@@ -265,7 +292,6 @@ class LineActor:
                 before = trouble.begin(self._folder, self._name)
                 self._line = Line(self._name, self._settings, store, versions, spool)
                 self._fruitless = self._line.writer.next_seq
-                threading.Thread(target=self._tend, name="everline-tend", daemon=True).start()
                 return
             except LineStopped as error:
                 self._problem = error

@@ -48,6 +48,13 @@ def address() -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
+def metrics_targets() -> list[str]:
+    """`host:port` of each node's metrics for Prometheus; none without a cluster."""
+    nodes = ray.nodes() if ray.is_initialized() else []
+    up = [node for node in nodes if node["Alive"] and node["MetricsExportPort"] > 0]
+    return sorted(f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in up)
+
+
 def disconnect() -> None:
     """Leaves the cluster; one that `connect` started ends with it."""
     if ray.is_initialized():

@@ -249,6 +249,31 @@ def write_disc() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def scrape() -> Callable[[list[str]], dict[tuple[str, frozenset[tuple[str, str]]], float]]:
+    """What is behind the `host:port` of Ray's agents: (everline's name, its labels) -> the sum over processes."""
+    from urllib.request import urlopen
+
+    from everline.platform.metrics import METRICS, PREFIX
+    from prometheus_client.parser import text_string_to_metric_families
+
+    ours = {"le"}.union(*(metric.labels for metric in METRICS.values()))
+
+    def look(targets: list[str]) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        found: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+        for target in targets:
+            with urlopen(f"http://{target}/metrics", timeout=30) as page:
+                families = list(text_string_to_metric_families(page.read().decode()))
+            for sample in (one for family in families for one in family.samples):
+                if sample.name.startswith(f"{PREFIX}everline"):
+                    labels = frozenset((k, v) for k, v in sample.labels.items() if k in ours)
+                    key = sample.name.removeprefix(PREFIX), labels
+                    found[key] = found.get(key, 0.0) + sample.value
+        return found
+
+    return look
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The real images beside the project, for those who have them."""
     folder = Path(__file__).parents[2] / "shared" / "data"

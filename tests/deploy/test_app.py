@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import io
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from everline.deploy.desk import Desk
+from everline.deploy.scoring import overlaid
 from everline.deploy.web import application, base_name
 from everline.methods.detector import State
 from everline.methods.errors import (
@@ -137,7 +139,9 @@ class Bench:
         self.desk = Desk(
             fleet, poll_s=poll_s, patience_s=0.5, handle=lambda _: self.line, versions=lambda *_: self.registry
         )
-        self.http = TestClient(application(self.desk, body_limit=LIMIT), raise_server_exceptions=False)
+        self.failed: list[str] = []
+        app = application(self.desk, body_limit=LIMIT, failed=self.failed.append)
+        self.http = TestClient(app, raise_server_exceptions=False)
 
     def publish(self, number: int, state: State | None = None) -> None:
         self.registry.states[number] = state or taught(10 * number)
@@ -219,6 +223,53 @@ def test_the_map_comes_as_a_picture_of_the_version_s_range(scoring: Bench) -> No
     picture = Image.open(io.BytesIO(base64.b64decode(answer["map_png"])))
     assert (picture.format, picture.size) == ("PNG", (64, 64))
     assert answer["map_range"] == [2.0, 4.0]
+
+
+def test_the_map_comes_as_its_values_to_the_last_bit(scoring: Bench) -> None:
+    answer = scoring.http.post("/lines/mono/inspect?map=raw", content=png(5)).json()
+    values = np.load(io.BytesIO(base64.b64decode(answer["map_npy"])), allow_pickle=False)
+    detector = build("padim", **PARAMS)
+    detector.load_state(scoring.registry.states[1])
+    wanted = detector.score(detector.embed(prepare(png(5), 64)[None])).maps[0].numpy()
+    assert (values.dtype, values.shape) == (np.dtype("<f4"), (64, 64))
+    assert np.array_equal(values, wanted)
+    assert answer["map_range"] == [2.0, 4.0]
+    assert not answer.keys() & {"map_png", "map_overlay"}
+
+
+def test_the_map_comes_as_a_picture_over_its_image(scoring: Bench) -> None:
+    answer = scoring.http.post("/lines/mono/inspect?map=overlay", content=png(5)).json()
+    data = base64.b64decode(answer["map_overlay"])
+    picture = Image.open(io.BytesIO(data))
+    assert (picture.format, picture.size, picture.mode) == ("PNG", (48, 48), "RGB")  # the image's, not the map's
+    assert answer["map_range"] == [2.0, 4.0]
+    assert data == overlaid(scoring.desk._counters["mono"], png(5))
+
+
+@pytest.mark.parametrize(("query", "name"), [("", "map_overlay"), ("&map=true", "map_png")])
+def test_who_accepts_a_png_gets_the_picture_itself(scoring: Bench, query: str, name: str) -> None:
+    path = "/lines/mono/inspect?learn=false&id=%C3%BC 1"
+    asked = scoring.http.post(f"{path}{query or '&map=overlay'}", content=png(5)).json()
+    response = scoring.http.post(path + query, content=png(5), headers={"Accept": "image/png"})
+    assert response.headers["content-type"] == "image/png"
+    assert response.content == base64.b64decode(asked.pop(name))
+    assert {**json.loads(response.headers["x-everline-answer"]), "record": asked["record"]} == asked
+
+
+def test_without_a_picture_the_answer_is_json(bench: Bench) -> None:
+    response = bench.http.post("/lines/mono/inspect", content=png(1), headers={"Accept": "image/png"})
+    assert (response.json()["verdict"], response.json()["map_overlay"]) == ("learning", None)
+    bench.publish(1)
+    bench.until(lambda: bench.served() == 1)
+    raw = bench.http.post("/lines/mono/inspect?map=raw", content=png(1), headers={"Accept": "image/png"})
+    assert raw.json()["map_npy"]
+    browser = bench.http.post("/lines/mono/inspect", content=png(1), headers={"Accept": "text/html,image/png,*/*"})
+    assert "map_overlay" not in browser.json()
+
+
+def test_another_kind_of_map_is_refused_and_nothing_recorded(scoring: Bench) -> None:
+    error_of(scoring.http.post("/lines/mono/inspect?map=jpeg", content=png(1)), 422, "invalid")
+    assert not scoring.line.calls
 
 
 def test_learn_false_reaches_the_line(scoring: Bench) -> None:
@@ -385,6 +436,22 @@ def test_a_line_s_trouble_is_answered(bench: Bench, trouble: Exception, status: 
     assert "secret" not in error_of(response, status, code)
     assert ("retry-after" in response.headers) == (status in (429, 503))
     assert bench.served() is None  # and the server goes on
+
+
+def test_every_error_is_counted_once_by_its_code(scoring: Bench) -> None:
+    scoring.http.post("/lines/mono/inspect", content=b"no image")
+    scoring.http.post("/lines/none/inspect", content=png(1))
+    scoring.http.get("/nowhere")
+    scoring.http.post("/lines/mono/inspect", content=b"x" * (LIMIT + 1))
+    files = [("files", (f"{n}", data)) for n, data in enumerate([png(1), b"no image", png(2)])]
+    assert scoring.http.post("/lines/mono/inspect/batch", files=files).status_code == 200
+    assert scoring.failed == ["bad_image", "unknown_line", "not_found", "too_large", "bad_image"]
+
+
+def test_where_the_metrics_are_is_told_as_prometheus_wants_it(bench: Bench) -> None:
+    (group,) = bench.http.get("/metrics/targets").json()
+    assert group.keys() == {"targets"}
+    assert all(":" in target for target in group["targets"])
 
 
 def test_a_line_that_comes_back_costs_its_caller_time_and_no_error(bench: Bench) -> None:

@@ -70,8 +70,8 @@ def test_features_of_a_line_are_those_of_a_single_image_whatever_the_other_lines
     mine, other = counter("padim"), counter("coreset", size=96)
     mine.threads, other.threads = 1, 2
     for part in parts[:3]:
-        see(other, part, False)
-        features = see(mine, part, False).features
+        see(other, part, "")
+        features = see(mine, part, "").features
         torch.set_num_threads(1)
         assert torch.equal(torch.from_numpy(features), embed_image(build("padim", **SMALL), part))
 
