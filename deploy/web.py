@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -38,13 +38,14 @@ from ..methods.errors import (
     UnknownVersion,
 )
 from ..platform.images import base_name, image_id
-from . import page, tasks
+from . import described, manual, page, tasks
 from .answers import problem
 from .guard import Guard, Rules
 
 log = logging.getLogger("everline.web")
 BODY_LIMIT = 32 * 2**20
 BATCH = 64  # images of one form
+HEADERS_LIMIT = 64 * 2**10  # bytes of a request's address and headers
 DRAIN = 4  # body limits that are read, and thrown away, of a body that is too large
 RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # the last: curl --data-binary
 RETRY_AFTER_S = 2  # a line's actor needs about that to come back
@@ -129,7 +130,7 @@ def application(lines: Lines, *, body_limit: int = BODY_LIMIT, rules: Rules = Ru
         yield
         await lines.stop()
 
-    # The interactive pages would load scripts from the internet, which a plant may not have.
+    # FastAPI's own pages would load scripts from the internet, which a plant may not have; see manual.py.
     app = FastAPI(title="everline", lifespan=lifespan, docs_url=None, redoc_url=None, default_response_class=Finite)
     app.add_middleware(Guard, rules=rules)
     app.add_middleware(Envelope, body_limit=body_limit)
@@ -137,25 +138,28 @@ def application(lines: Lines, *, body_limit: int = BODY_LIMIT, rules: Rules = Ru
     _add_routes(app, lines)
     tasks.add(app, lines)
     page.add(app, lines)
+    manual.add(app)
+    described.describe(app, rules)
     return app
 
 
 def _add_routes(app: FastAPI, lines: Lines) -> None:
-    @app.post("/lines/{line}/inspect")
+    @app.post("/lines/{line}/inspect", **described.INSPECT)
     async def inspect(
         request: Request,
         line: str,
         learn: bool = True,
         want_map: Annotated[bool, Query(alias="map")] = False,
-        id: str | None = None,
+        id: Annotated[str | None, Query(max_length=page.MAX_ID)] = None,
+        own: Annotated[str | None, Header(alias="X-Image-Id", max_length=page.MAX_ID)] = None,
     ) -> Any:
         """Judge an image (raw body or multipart) and hand it to the line, which logs it and may learn from it."""
         upload = await _upload(request)
-        image_id = request.headers.get("x-image-id") or id or default_id(upload)
+        image_id = own or id or default_id(upload)
         asked = request.scope["everline.request_id"]
         return Finite(await lines.inspect(line, upload.data, image_id, learn, want_map, asked))
 
-    @app.post("/lines/{line}/inspect/batch")
+    @app.post("/lines/{line}/inspect/batch", **described.BATCH)
     async def inspect_batch(request: Request, line: str, learn: bool = True) -> Any:
         """Judge the images of a form one after the other, in its order; each has its own answer, or its own error."""
         answers, down = list[dict[str, Any]](), dict[str, Any]()
@@ -175,22 +179,24 @@ def _add_routes(app: FastAPI, lines: Lines) -> None:
                 down = answers[-1] if status >= 500 else {}
         return Finite({"line": line, "answers": answers})
 
-    @app.get("/lines")
+    @app.get("/lines", **described.LINES)
     async def all_lines() -> Any:
         """All lines of the fleet with their state."""
         return Finite({"lines": await lines.lines()})
 
-    @app.get("/lines/{line}")
+    @app.get("/lines/{line}", **described.LINE)
     async def one_line(line: str) -> Any:
         """One line: method, counts, current version, threshold."""
         return Finite(await lines.line(line))
 
-    @app.get("/lines/{line}/versions")
+    @app.get("/lines/{line}/versions", **described.VERSIONS)
     async def versions(line: str) -> Any:
         """The published versions of a line, newest first."""
         return Finite({"line": line, "versions": await lines.versions(line)})
 
-    @app.post("/lines/{line}/rollback")
+    back = described.json_body(Rollback, {"version": 3}, required=False)
+
+    @app.post("/lines/{line}/rollback", **described.ROLLBACK, openapi_extra=back)
     async def rollback(request: Request, line: str) -> Any:
         """Make an older version current."""
         try:
@@ -199,7 +205,7 @@ def _add_routes(app: FastAPI, lines: Lines) -> None:
             raise RequestValidationError(error.errors()) from error
         return Finite({"line": line, "version": await lines.rollback(line, asked.version)})
 
-    @app.get("/health")
+    @app.get("/health", **described.HEALTH)
     async def health() -> Any:
         """Whether this replica answers; asks no other process."""
         return Finite(lines.health())
@@ -250,6 +256,7 @@ class Envelope:
         given = headers.get(b"x-request-id", "")
         scope["everline.request_id"] = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         started = False
+        size = sum(len(key) + len(value) for key, value in scope["headers"])
 
         async def answer(message: Message) -> None:
             nonlocal started
@@ -258,6 +265,10 @@ class Envelope:
                 MutableHeaders(scope=message)["X-Request-Id"] = scope["everline.request_id"]
             await send(message)
 
+        if size + len(scope.get("raw_path") or b"") + len(scope["query_string"]) > HEADERS_LIMIT:
+            text = f"the request's address and headers are above {HEADERS_LIMIT:,} bytes."
+            await problem(scope, 431, "headers_too_large", text, {"Connection": "close"})(scope, receive, answer)
+            return
         try:
             await self.app(scope, self._counted(headers.get(b"content-length", ""), receive), answer)
         except ClientDisconnect:
