@@ -46,7 +46,8 @@ CODES = {  # status: the codes that an error of it may have, and when
 VERDICTS = ("pass", "reject", "learning")
 IMAGE_KINDS = ("image/png", "image/jpeg", "image/bmp", "image/tiff", "image/webp")
 BINARY = {"type": "string", "format": "binary"}
-TEXT = {"type": "string"}
+EVENT = {"type": "object", "properties": {"event": {"enum": ["line", "image"]}, "data": {"type": "string"}}}
+PRINTABLE: dict[str, Any] = {"format": "printable"}  # of a text: all its characters can be printed
 GUARD = (401, 403, 429, 431, 500, 504)  # errors that any request may meet
 PARAMETERS = {  # name: what it is, where its route does not say
     "line": "a line of the fleet; GET /lines has them",
@@ -63,11 +64,13 @@ REQUEST_ID = {
     "schema": {"type": "string"},
 }
 
+ALL_CODES: tuple[Any, ...] = tuple(sorted(code for codes, _ in CODES.values() for code in codes))
+
 
 class Trouble(BaseModel):
     """What went wrong."""
 
-    code: str = Field(json_schema_extra={"enum": sorted(code for codes, _ in CODES.values() for code in codes)})
+    code: str = Field(json_schema_extra={"enum": [*ALL_CODES]})
     message: str = Field(description="fit for a person")
     request_id: str = Field(description="the X-Request-Id of the request, under which the server's log has it")
 
@@ -271,7 +274,7 @@ def _drop_422(operation: dict[str, Any]) -> None:
 
 def _problem(status: int) -> dict[str, Any]:
     codes, when = CODES[status]
-    headers = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
+    headers: dict[str, Any] = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
     if status in (429, 503):
         headers["Retry-After"] = {"description": "seconds", "schema": {"type": "integer"}, "required": True}
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -291,8 +294,8 @@ def _route(
 ) -> dict[str, Any]:
     """The keywords of a route. answer: a model, or media types with what they hold. errors: besides the guard's."""
     if isinstance(answer, dict):
-        content = {kind: {"schema": TEXT if kind.startswith("text/") else BINARY} for kind in answer}
-        good = {"content": content, "description": "; ".join(dict.fromkeys(answer.values()))}
+        content = {kind: {"schema": EVENT if kind == "text/event-stream" else BINARY} for kind in answer}
+        good: dict[str, Any] = {"content": content, "description": "; ".join(dict.fromkeys(answer.values()))}
     else:
         good = {"model": answer, "description": (answer.__doc__ or "").split("\n")[0].rstrip(".:")}
     problems = {status: {"model": Problem, "description": CODES[status][1]} for status in sorted({*errors, *GUARD})}

@@ -59,9 +59,9 @@ class Feedback(BaseModel):
     """What a person says of an image: label `ok` or `defect`; by: who, if they say."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    id: str = Field(min_length=1, max_length=MAX_ID)
+    id: str = Field(min_length=1, max_length=MAX_ID, json_schema_extra=described.PRINTABLE)
     label: Literal["ok", "defect"]
-    by: str = Field(default="", max_length=64)
+    by: str = Field(default="", max_length=64, json_schema_extra=described.PRINTABLE)
 
 
 def add(app: FastAPI, lines: Shown) -> None:

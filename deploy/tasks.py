@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .described import TASK, json_body
+from .described import PRINTABLE, TASK, json_body
 
 
 class Switches(Protocol):
@@ -19,7 +19,7 @@ class Product(BaseModel):
     """The body: the name of a task, as the line checks it."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    task: str = Field(min_length=1, max_length=64)
+    task: str = Field(min_length=1, max_length=64, json_schema_extra=PRINTABLE)
 
 
 def add(app: FastAPI, lines: Switches) -> None:

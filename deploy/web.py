@@ -15,7 +15,7 @@ from typing import Annotated, Any, Protocol
 from fastapi import FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.datastructures import MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -75,6 +75,8 @@ CODES = {
     415: "unsupported_media_type",
 }
 
+Id = Annotated[str, Field(max_length=page.MAX_ID, json_schema_extra=described.PRINTABLE)]
+
 
 class Lines(Protocol):
     """What the routes need (deploy/desk.py)."""
@@ -96,11 +98,15 @@ class Lines(Protocol):
     def health(self) -> dict[str, Any]: ...
 
 
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value  # 3.0 is an integer in JSON
+
+
 class Rollback(BaseModel):
     """The body of a rollback; without a version, the one before the current."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    version: int | None = Field(default=None, ge=1, lt=2**31)
+    version: Annotated[int, Field(ge=1, lt=2**31), BeforeValidator(_whole)] | None = None
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,8 @@ def _add_routes(app: FastAPI, lines: Lines) -> None:
         line: str,
         learn: bool = True,
         want_map: Annotated[bool, Query(alias="map")] = False,
-        id: Annotated[str | None, Query(max_length=page.MAX_ID)] = None,
-        own: Annotated[str | None, Header(alias="X-Image-Id", max_length=page.MAX_ID)] = None,
+        id: Annotated[Id | None, Query()] = None,
+        own: Annotated[Id | None, Header(alias="X-Image-Id")] = None,
     ) -> Any:
         """Judge an image (raw body or multipart) and hand it to the line, which logs it and may learn from it."""
         upload = await _upload(request)
