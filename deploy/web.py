@@ -5,7 +5,6 @@
 
 import logging
 import math
-import re
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,17 +38,15 @@ from ..methods.errors import (
 )
 from ..platform.images import base_name, image_id
 from . import described, manual, page, tasks
-from .answers import problem
+from .answers import HEADERS_LIMIT, REQUEST_ID, problem
 from .guard import Guard, Rules
 
 log = logging.getLogger("everline.web")
 BODY_LIMIT = 32 * 2**20
 BATCH = 64  # images of one form
-HEADERS_LIMIT = 64 * 2**10  # bytes of a request's address and headers
 DRAIN = 4  # body limits that are read, and thrown away, of a body that is too large
 RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # the last: curl --data-binary
 RETRY_AFTER_S = 2  # a line's actor needs about that to come back
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 ERRORS: tuple[tuple[type[BaseException], int, str], ...] = (  # the first that fits
     (UnknownLine, 404, "unknown_line"),
     (UnknownVersion, 404, "unknown_version"),
@@ -221,7 +218,7 @@ def _handle_errors(app: FastAPI) -> None:
     async def ours(request: Request, error: Exception) -> JSONResponse:
         status, code = _known(error)
         if status >= 500:
-            log.warning("%s %s: %s: %s", request.method, request.url.path, code, error)
+            log.warning("%s %s: %s: %s", request.method, request.scope["path"], code, error)
         headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else None
         return problem(request.scope, status, code, str(error), headers)
 
@@ -232,7 +229,8 @@ def _handle_errors(app: FastAPI) -> None:
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        known = {404: f"no such address: {request.url.path}.", 405: f"{request.method} is not for {request.url.path}."}
+        path = request.scope["path"][:200]  # as it came; request.url believes the Host header
+        known = {404: f"no such address: {path}.", 405: f"{request.method} is not for {path}."}
         text = known.get(error.status_code, str(error.detail))
         code = CODES.get(error.status_code, f"http_{error.status_code}")
         return problem(request.scope, error.status_code, code, text, dict(error.headers or {}))
@@ -294,7 +292,7 @@ class Envelope:
             nonlocal came
             message = await receive()
             came += len(message.get("body", b""))
-            if came > self.body_limit or (declared.isdecimal() and int(declared) > self.body_limit):
+            if came > self.body_limit or self._declares_more(declared):
                 # Most clients read no answer before they have sent everything: let them, within bounds.
                 while message.get("more_body") and came < DRAIN * self.body_limit:
                     message = await receive()
@@ -303,6 +301,9 @@ class Envelope:
             return message
 
         return counted
+
+    def _declares_more(self, declared: str) -> bool:
+        return declared.isdecimal() and (len(declared) > 18 or int(declared) > self.body_limit)
 
     def _too_large(self) -> HTTPException:
         text = f"the request's body is above {self.body_limit:,} bytes; send a smaller image."
