@@ -133,6 +133,7 @@ def application(lines: Lines, *, body_limit: int = BODY_LIMIT, rules: Rules = Ru
         yield
         await lines.stop()
 
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every form that is none
     # FastAPI's own pages would load scripts from the internet, which a plant may not have; see manual.py.
     app = FastAPI(title="everline", lifespan=lifespan, docs_url=None, redoc_url=None, default_response_class=Finite)
     app.add_middleware(Guard, rules=rules)

@@ -126,7 +126,7 @@ def ask(port: int, sent: Hostile) -> tuple[str, bytes]:
     """The answer's status and body; in place of a status `gone` for a connection that ended, `silent` for none."""
     with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as connection:
         try:
-            size = -(-len(sent.data) // sent.pieces)
+            size = max(1, -(-len(sent.data) // sent.pieces))
             for start in range(0, len(sent.data), size):
                 connection.sendall(sent.data[start : start + size])
                 if sent.pieces > 1:

@@ -5,6 +5,7 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 from typing import Any
 
@@ -71,9 +72,9 @@ class Maker:
         """One, of any kind."""
         kind: Callable[[Random], Hostile] = rng.choice(
             [
-                self.good, self.image, self.image, self.anything, self.form, self.form, self.plain, self.plain, self.path,
-                self.query, self.headers, self.headers, self.broken_headers, self.length, self.half, self.slow,
-                self.no_http, self.method,
+                self.good, self.image, self.image, self.anything, self.form, self.form, self.plain, self.plain,
+                self.path, self.query, self.headers, self.headers, self.broken_headers, self.length, self.half,
+                self.slow, self.no_http, self.method,
             ]
         )  # fmt: skip
         return kind(rng)
@@ -202,6 +203,7 @@ def broken(rng: Random, image: bytes) -> bytes:
     )  # fmt: skip
 
 
+@cache
 def png_of(width: int, height: int, rows: bytes, text: int = 0) -> bytes:
     """A PNG that says how large it is, with so much of its pixels. text: bytes of a comment, packed."""
     head = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -103,13 +102,13 @@ class Handle:
         return self.line.switch(task)
 
 
-@pytest.fixture
-def whole(tmp_path: Path, parts: list[bytes]) -> Iterator[Callable[..., FastAPI]]:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, parts: list[bytes]) -> Iterator[Callable[..., FastAPI]]:
     """Makes the application over a line called `mono` with a version and images i0, i1, ...; body_limit: 1 MiB."""
     opened: list[Line] = []
 
     def make(rules: Rules = Rules()) -> FastAPI:  # noqa: B008 - frozen
-        shelf, store = Shelf(), tmp_path / f"store{len(opened)}"
+        shelf, store = Shelf(), tmp_path_factory.mktemp("store")
         line = Line("mono", SETTINGS, store, shelf)
         opened.append(line)
         for index, data in enumerate(parts[:32]):
