@@ -54,8 +54,9 @@ class Found:
     "--growth-mib", type=click.FloatRange(0), default=64.0, show_default=True,
     help="That a process may take more at the end than after the first quarter.",
 )  # fmt: skip
+@click.option("--honest", is_flag=True, help="Only honest requests: what the memory does then, to compare.")
 @json_option
-def fuzz(requests: int, seed: int, clients: int, growth_mib: float, json_file: Path | None) -> None:
+def fuzz(requests: int, seed: int, clients: int, growth_mib: float, honest: bool, json_file: Path | None) -> None:
     """Send hostile requests to a server of its own: Ray Serve, one line with a real detector, a log and versions.
 
     Exit status 1 where one was answered by a 500, not at all, or in another shape than ours; where a process died;
@@ -76,7 +77,8 @@ def fuzz(requests: int, seed: int, clients: int, growth_mib: float, json_file: P
         stack.callback(stop_server)
         memory = Memory()
         began = time.monotonic()
-        found = drive(port, Maker(line, images), requests, seed, clients, memory.look)
+        maker = Maker(line, images)
+        found = drive(port, maker.good if honest else maker.make, requests, seed, clients, memory.look)
         seconds = time.monotonic() - began
         rows = memory.rows()
         del handle
@@ -84,6 +86,7 @@ def fuzz(requests: int, seed: int, clients: int, growth_mib: float, json_file: P
         "requests": requests,
         "seed": seed,
         "clients": clients,
+        "honest": honest,
         "seconds": round(seconds, 1),
         "answers": {kind: dict(sorted(counts.items())) for kind, counts in sorted(found.answers.items())},
         "processes": rows,
@@ -98,13 +101,18 @@ def fuzz(requests: int, seed: int, clients: int, growth_mib: float, json_file: P
 
 
 def drive(
-    port: int, maker: Maker, requests: int, seed: int, clients: int, look: Callable[[float], None] | None = None
+    port: int,
+    make: Callable[[Random], Hostile],
+    requests: int,
+    seed: int,
+    clients: int,
+    look: Callable[[float], None] | None = None,
 ) -> Found:
     """Sends so many requests, each made of the seed and its number. look: called with the share that is done."""
     found = Found()
 
     def one(number: int) -> None:
-        sent = maker.make(Random(f"{seed}-{number}"))  # noqa: S311 - the same again
+        sent = make(Random(f"{seed}-{number}"))  # noqa: S311 - the same again
         status, body = ask(port, sent)
         found.answers.setdefault(sent.kind, Counter())[status] += 1
         if trouble := fault(sent, status, body):
@@ -197,7 +205,7 @@ class Memory:
             mib = [round(one, 1) for _, one in looks] or [0.0]
             warm = next((one for (share, _), one in zip(looks, mib, strict=False) if share >= WARM), 0.0)
             figures = dict(zip(FIGURES, (mib[0], warm, mib[-1], max(mib)), strict=True))
-            rows.append({"process": name, **figures, "died": not process.is_running()})
+            rows.append({"process": name, **figures, "died": not process.is_running(), "mib": mib})
         return sorted(rows, key=lambda row: row["process"])
 
 
@@ -206,8 +214,8 @@ def show(found: dict[str, Any]) -> None:
     statuses = sorted({status for counts in found["answers"].values() for status in counts})
     rows = [[kind, *(counts.get(status) for status in statuses)] for kind, counts in found["answers"].items()]
     show_table(f"{found['requests']} requests, seed {found['seed']}, {found['seconds']} s", ["kind", *statuses], rows)
-    columns: Sequence[str] = list(found["processes"][0])
-    show_table("memory", columns, [list(row.values()) for row in found["processes"]])
+    columns: Sequence[str] = ["process", *FIGURES, "died"]
+    show_table("memory", columns, [[row[column] for column in columns] for row in found["processes"]])
     for text in found["wrong"][:20]:
         click.echo(text, err=True)
 

@@ -55,7 +55,7 @@ def test_a_server_with_a_fault_is_found_out(
 ) -> None:
     monkeypatch.setattr("everline.pipelines.fleet.fuzz.WAIT_S", 0.2)
     with served(answering(status, body)) as port:
-        found: Found = drive(port, Maker("mono", parts), 60, 1, 8)
+        found: Found = drive(port, Maker("mono", parts).make, 60, 1, 8)
     assert sum(sum(counts.values()) for counts in found.answers.values()) == 60
     assert [text for text in found.wrong if expected in text] if expected else not found.wrong
 
