@@ -1,12 +1,16 @@
 """/openapi.json says what the routes do, tried by schemathesis against the whole application; /docs shows it."""
 
 import re
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import schemathesis
+import uvicorn
 from everline.deploy import described, manual
 from everline.deploy.guard import Rules
 from everline.deploy.tokens import Tokens, make_token
@@ -24,6 +28,11 @@ def bare(rules: Rules = Rules()) -> FastAPI:  # noqa: B008 - frozen
     """Routes with nothing behind them, which say what they are."""
     nothing: Any = None
     return application(nothing, rules=rules)
+
+
+@asynccontextmanager
+async def no_lifespan(_: FastAPI) -> AsyncIterator[None]:
+    yield
 
 
 @pytest.fixture
@@ -139,6 +148,38 @@ def test_the_page_has_every_route_and_an_example_and_names_no_other_host(tmp_pat
     assert "<script>" not in text and "style=" not in text and "onclick" not in text
     for target in re.findall(r'href="#([^"]+)"', text):
         assert f'id="{target}"' in text, target
+
+
+@pytest.mark.slow
+def test_the_page_works_by_keyboard_and_asks_nobody_else(browser: Any) -> None:
+    app = bare()
+    app.router.lifespan_context = no_lifespan
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        page = browser.new_page(color_scheme="dark")
+        wrong: list[str] = []
+        asked: list[str] = []
+        page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda e: wrong.append(str(e)))
+        page.on("request", lambda r: asked.append(r.url))
+        page.goto(f"{url}/docs")
+        page.locator(".example button").first.wait_for()
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "To the routes"
+        page.locator(".example button").nth(2).focus()
+        page.keyboard.press("Enter")
+        page.locator("#said", has_text="C").wait_for()  # Copied, or Selected: copy it
+        assert f"'{url}/lines'" in page.locator(".example code").nth(2).inner_text()
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
+        page.close()
+        server.should_exit = True
+        thread.join()
+    assert not [one for one in asked if not one.startswith(url)] and len(asked) >= 4
+    assert wrong == []
 
 
 def test_what_a_description_says_is_shown_as_text() -> None:
