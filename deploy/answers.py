@@ -1,7 +1,12 @@
-"""The one JSON shape of an error."""
+"""The one JSON shape of an error, and what is asked of every request before it is read."""
+
+import re
 
 from starlette.responses import JSONResponse
 from starlette.types import Scope
+
+HEADERS_LIMIT = 64 * 2**10  # bytes of a request's address and headers
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def problem(scope: Scope, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -8,8 +8,9 @@ import math
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,7 +18,7 @@ from .answers import problem
 from .tokens import Tokens
 
 CLIENTS = 4096  # whose rates are remembered; the one that was longest silent is forgotten
-FREE = re.compile(r"/|/health|/static/[a-z.]+")  # the page itself, which asks for a token by itself
+FREE = re.compile(r"/|/docs|/health|/static/[a-z.]+")  # the pages themselves; what one shows needs a token
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class Rules:
     rate: float = 0.0  # requests a second of one token or address, in each replica; 0: any number
     burst: int = 20  # that may come at once
     timeout_s: float = 120.0  # until an answer begins
+
+    def asks(self, needed: str) -> bool:
+        """Whether a token is asked for, of who wants to `read`, `inspect` or `change`."""
+        if needed == "change":
+            return self.tokens is not None or not self.open
+        return self.all
 
 
 class Rate:
@@ -51,7 +58,7 @@ class Rate:
 
 
 class Guard:
-    """The rules, applied to every request but those for /health and the page's own files."""
+    """The rules, applied to every request but those for /health and the pages' own files."""
 
     def __init__(self, app: ASGIApp, rules: Rules) -> None:
         self.app, self.rules = app, rules
@@ -73,13 +80,13 @@ class Guard:
             await refusal(scope, receive, send)
             return
         needed = right(scope)
-        if self._asks(needed) and holder is None:
+        if self.rules.asks(needed) and holder is None:
             text = f"this needs a token that may {needed}: send `Authorization: Bearer TOKEN`"
             if self.rules.tokens is None:
                 text = "nothing can be changed over HTTP here: the server was started without a tokens file"
             login = 'Bearer realm="everline"' + (', error="invalid_token"' if token else "")
             await problem(scope, 401, "no_token", f"{text}.", {"WWW-Authenticate": login})(scope, receive, send)
-        elif holder and needed not in holder.may and self._asks(needed):
+        elif holder and needed not in holder.may and self.rules.asks(needed):
             login = f'Bearer realm="everline", error="insufficient_scope", scope="{needed}"'
             text = f"the token of {holder.name} may not {needed}, only {', '.join(holder.may)}."
             await problem(scope, 403, "forbidden", text, {"WWW-Authenticate": login})(scope, receive, send)
@@ -89,12 +96,6 @@ class Guard:
         else:
             scope["everline.who"] = holder.name if holder else ""
             await self._in_time(scope, receive, send)
-
-    def _asks(self, needed: str) -> bool:
-        """Whether a token is asked for."""
-        if needed == "change":
-            return self.rules.tokens is not None or not self.rules.open
-        return self.rules.all
 
     async def _in_time(self, scope: Scope, receive: Receive, send: Send) -> None:
         timer = asyncio.timeout(self.rules.timeout_s)
@@ -113,7 +114,7 @@ class Guard:
             await problem(scope, 504, "timeout", text)(scope, receive, send)
 
 
-def right(scope: Scope) -> str:
+def right(scope: Mapping[str, Any]) -> str:
     """What a request's sender must be allowed: read, inspect, or change, which is all that is neither."""
     if scope["method"] in ("GET", "HEAD", "OPTIONS"):
         return "read"

@@ -6,7 +6,7 @@ An image's id may hold any printable character, so it travels in the query or th
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, HTTPException, Query, Request
@@ -16,10 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..platform.images import decode, suffix_of
 from ..platform.pictures import jpeg, shrink
+from . import described
 from .events import Events
 
 STATIC = Path(__file__).parent / "static"
-FILES = {"/": "index.html"} | {f"/static/{name}": name for name in ("page.css", "page.js", "icon.svg")}
+FILES = {"/": "index.html"} | {
+    f"/static/{name}": name for name in ("page.css", "page.js", "docs.css", "docs.js", "icon.svg")
+}
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 PICTURES = {
     ".png": "image/png",
@@ -56,9 +59,9 @@ class Feedback(BaseModel):
     """What a person says of an image: label `ok` or `defect`; by: who, if they say."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    id: str = Field(min_length=1, max_length=MAX_ID)
-    label: str = Field(max_length=16)
-    by: str = Field(default="", max_length=64)
+    id: str = Field(min_length=1, max_length=MAX_ID, json_schema_extra=described.PRINTABLE)
+    label: Literal["ok", "defect"]
+    by: str = Field(default="", max_length=64, json_schema_extra=described.PRINTABLE)
 
 
 def add(app: FastAPI, lines: Shown) -> None:
@@ -67,7 +70,7 @@ def add(app: FastAPI, lines: Shown) -> None:
     _add_images(app, lines)
     events = Events(lines)
 
-    @app.get("/events")
+    @app.get("/events", **described.EVENTS)
     async def all_events() -> StreamingResponse:
         """Server-sent events: `line` with a line's status when it changes, `image` for new records and new labels."""
         events.check()
@@ -78,17 +81,17 @@ def add(app: FastAPI, lines: Shown) -> None:
 def _add_images(app: FastAPI, lines: Shown) -> None:
     decoding = CapacityLimiter(2)  # small copies that are made at a time
 
-    @app.get("/lines/{line}/images")
+    @app.get("/lines/{line}/images", **described.ROWS)
     async def images(
         line: str,
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
         before: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
-        verdict: Annotated[str | None, Query(max_length=16)] = None,
+        verdict: Literal["pass", "reject", "learning"] | None = None,
     ) -> Any:
         """The last images of a line, newest first, without their bytes; before: a record number."""
         return {"line": line, "images": await lines.recent(line, limit, before, verdict)}
 
-    @app.get("/lines/{line}/image")
+    @app.get("/lines/{line}/image", **described.IMAGE)
     async def image(
         line: str, id: Annotated[str, Query(max_length=MAX_ID)], side: Annotated[int | None, SIDES] = None
     ) -> Response:
@@ -98,13 +101,15 @@ def _add_images(app: FastAPI, lines: Shown) -> None:
             data = await to_thread.run_sync(partial(_small, data, side), limiter=decoding)
         return Response(data, media_type=PICTURES.get(suffix_of(data), "application/octet-stream"), headers=KEPT)
 
-    @app.get("/lines/{line}/image/map")
+    @app.get("/lines/{line}/image/map", **described.OVERLAY)
     async def overlay(line: str, id: Annotated[str, Query(max_length=MAX_ID)]) -> Response:
         """PNG: the image in grey under the heatmap of the version that serves now."""
         data = await lines.overlay(line, id)
         return Response(data, media_type="image/png", headers={"Cache-Control": "no-store", **NOSNIFF})
 
-    @app.post("/lines/{line}/feedback")
+    said_so = described.json_body(Feedback, {"id": "part-17.png:d292dcf5251acf7e", "label": "ok"})
+
+    @app.post("/lines/{line}/feedback", **described.FEEDBACK, openapi_extra=said_so)
     async def feedback(request: Request, line: str) -> Any:
         """Say that an image was `ok` or shows a `defect`: a record of its own, from which the line learns."""
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()

@@ -6,7 +6,6 @@
 import json
 import logging
 import math
-import re
 import uuid
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable
@@ -14,10 +13,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.datastructures import MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -40,8 +39,8 @@ from ..methods.errors import (
     UnknownVersion,
 )
 from ..platform.images import base_name, image_id
-from . import page, tasks
-from .answers import problem
+from . import described, manual, page, tasks
+from .answers import HEADERS_LIMIT, REQUEST_ID, problem
 from .guard import Guard, Rules
 
 log = logging.getLogger("everline.web")
@@ -51,7 +50,6 @@ DRAIN = 4  # body limits that are read, and thrown away, of a body that is too l
 RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # the last: curl --data-binary
 ANSWER = "X-Everline-Answer"  # header beside a picture
 RETRY_AFTER_S = 2  # a line's actor needs about that to come back
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 ERRORS: tuple[tuple[type[BaseException], int, str], ...] = (  # the first that fits
     (UnknownLine, 404, "unknown_line"),
     (UnknownVersion, 404, "unknown_version"),
@@ -77,6 +75,8 @@ CODES = {
     415: "unsupported_media_type",
 }
 
+Id = Annotated[str, Field(max_length=page.MAX_ID, json_schema_extra=described.PRINTABLE)]
+
 
 class Lines(Protocol):
     """What the routes need (deploy/desk.py)."""
@@ -99,11 +99,15 @@ class Lines(Protocol):
     def health(self) -> dict[str, Any]: ...
 
 
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value  # 3.0 is an integer in JSON
+
+
 class Rollback(BaseModel):
     """The body of a rollback; without a version, the one before the current."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    version: int | None = Field(default=None, ge=1, lt=2**31)
+    version: Annotated[int, Field(ge=1, lt=2**31), BeforeValidator(_whole)] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,8 @@ def application(
         yield
         await lines.stop()
 
-    # The interactive pages would load scripts from the internet, which a plant may not have.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every form that is none
+    # FastAPI's own pages would load scripts from the internet, which a plant may not have; see manual.py.
     app = FastAPI(title="everline", lifespan=lifespan, docs_url=None, redoc_url=None, default_response_class=Finite)
     app.add_middleware(Guard, rules=rules)
     app.add_middleware(Envelope, body_limit=body_limit, failed=failed)
@@ -147,17 +152,20 @@ def application(
     _add_routes(app, lines, failed)
     tasks.add(app, lines)
     page.add(app, lines)
+    manual.add(app)
+    described.describe(app, rules)
     return app
 
 
 def _add_routes(app: FastAPI, lines: Lines, failed: Callable[[str], None]) -> None:
-    @app.post("/lines/{line}/inspect")
+    @app.post("/lines/{line}/inspect", **described.INSPECT)
     async def inspect(
         request: Request,
         line: str,
         learn: bool = True,
         want_map: Annotated[bool | Literal["overlay", "raw"], Query(alias="map")] = False,
-        id: str | None = None,
+        id: Annotated[Id | None, Query()] = None,
+        own: Annotated[Id | None, Header(alias="X-Image-Id")] = None,
     ) -> Any:
         """Judge an image (raw body or multipart) and hand it to the line, which logs it and may learn from it.
 
@@ -165,14 +173,14 @@ def _add_routes(app: FastAPI, lines: Lines, failed: Callable[[str], None]) -> No
         `Accept: image/png` that picture (the overlay, unless `map=true`) is the body, and the answer a header.
         """
         upload = await _upload(request)
-        image_id = request.headers.get("x-image-id") or id or default_id(upload)
+        image_id = own or id or default_id(upload)
         asked = request.scope["everline.request_id"]
         as_picture = request.headers.get("accept") == "image/png"
         kind = want_map if isinstance(want_map, str) else "png" if want_map else "overlay" if as_picture else ""
         answer = await lines.inspect(line, upload.data, image_id, learn, kind, asked)
         return _picture(answer) if as_picture and kind != "raw" else Finite(answer)
 
-    @app.post("/lines/{line}/inspect/batch")
+    @app.post("/lines/{line}/inspect/batch", **described.BATCH)
     async def inspect_batch(request: Request, line: str, learn: bool = True) -> Any:
         """Judge the images of a form one after the other, in its order; each has its own answer, or its own error."""
         answers, down = list[dict[str, Any]](), dict[str, Any]()
@@ -193,22 +201,24 @@ def _add_routes(app: FastAPI, lines: Lines, failed: Callable[[str], None]) -> No
                 down = answers[-1] if status >= 500 else {}
         return Finite({"line": line, "answers": answers})
 
-    @app.get("/lines")
+    @app.get("/lines", **described.LINES)
     async def all_lines() -> Any:
         """All lines of the fleet with their state."""
         return Finite({"lines": await lines.lines()})
 
-    @app.get("/lines/{line}")
+    @app.get("/lines/{line}", **described.LINE)
     async def one_line(line: str) -> Any:
         """One line: method, counts, current version, threshold."""
         return Finite(await lines.line(line))
 
-    @app.get("/lines/{line}/versions")
+    @app.get("/lines/{line}/versions", **described.VERSIONS)
     async def versions(line: str) -> Any:
         """The published versions of a line, newest first."""
         return Finite({"line": line, "versions": await lines.versions(line)})
 
-    @app.post("/lines/{line}/rollback")
+    back = described.json_body(Rollback, {"version": 3}, required=False)
+
+    @app.post("/lines/{line}/rollback", **described.ROLLBACK, openapi_extra=back)
     async def rollback(request: Request, line: str) -> Any:
         """Make an older version current."""
         try:
@@ -217,12 +227,12 @@ def _add_routes(app: FastAPI, lines: Lines, failed: Callable[[str], None]) -> No
             raise RequestValidationError(error.errors()) from error
         return Finite({"line": line, "version": await lines.rollback(line, asked.version)})
 
-    @app.get("/metrics/targets")
+    @app.get("/metrics/targets", **described.TARGETS)
     async def targets() -> Any:
         """Where the metrics of the cluster's nodes are, as Prometheus's HTTP discovery wants it."""
         return [{"targets": await lines.targets()}]
 
-    @app.get("/health")
+    @app.get("/health", **described.HEALTH)
     async def health() -> Any:
         """Whether this replica answers; asks no other process."""
         return Finite(lines.health())
@@ -241,7 +251,7 @@ def _handle_errors(app: FastAPI) -> None:
     async def ours(request: Request, error: Exception) -> JSONResponse:
         status, code = _known(error)
         if status >= 500:
-            log.warning("%s %s: %s: %s", request.method, request.url.path, code, error)
+            log.warning("%s %s: %s: %s", request.method, request.scope["path"], code, error)
         headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else None
         return problem(request.scope, status, code, str(error), headers)
 
@@ -252,7 +262,8 @@ def _handle_errors(app: FastAPI) -> None:
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        known = {404: f"no such address: {request.url.path}.", 405: f"{request.method} is not for {request.url.path}."}
+        path = request.scope["path"][:200]  # as it came; request.url believes the Host header
+        known = {404: f"no such address: {path}.", 405: f"{request.method} is not for {path}."}
         text = known.get(error.status_code, str(error.detail))
         code = CODES.get(error.status_code, f"http_{error.status_code}")
         return problem(request.scope, error.status_code, code, text, dict(error.headers or {}))
@@ -282,6 +293,7 @@ class Envelope:
         given = headers.get(b"x-request-id", "")
         scope["everline.request_id"] = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         started = False
+        size = sum(len(key) + len(value) for key, value in scope["headers"])
 
         async def answer(message: Message) -> None:
             nonlocal started
@@ -292,6 +304,10 @@ class Envelope:
                 MutableHeaders(scope=message)["X-Request-Id"] = scope["everline.request_id"]
             await send(message)
 
+        if size + len(scope.get("raw_path") or b"") + len(scope["query_string"]) > HEADERS_LIMIT:
+            text = f"the request's address and headers are above {HEADERS_LIMIT:,} bytes."
+            await problem(scope, 431, "headers_too_large", text, {"Connection": "close"})(scope, receive, answer)
+            return
         try:
             await self.app(scope, self._counted(headers.get(b"content-length", ""), receive), answer)
         except ClientDisconnect:
@@ -311,7 +327,7 @@ class Envelope:
             nonlocal came
             message = await receive()
             came += len(message.get("body", b""))
-            if came > self.body_limit or (declared.isdecimal() and int(declared) > self.body_limit):
+            if came > self.body_limit or self._declares_more(declared):
                 # Most clients read no answer before they have sent everything: let them, within bounds.
                 while message.get("more_body") and came < DRAIN * self.body_limit:
                     message = await receive()
@@ -320,6 +336,9 @@ class Envelope:
             return message
 
         return counted
+
+    def _declares_more(self, declared: str) -> bool:
+        return declared.isdecimal() and (len(declared) > 18 or int(declared) > self.body_limit)
 
     def _too_large(self) -> HTTPException:
         text = f"the request's body is above {self.body_limit:,} bytes; send a smaller image."

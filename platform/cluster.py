@@ -11,6 +11,7 @@ from ..methods.errors import LineDown
 from .actor import NAMESPACE
 
 MIB = 2**20
+DOOR = ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "everline.deploy.door:middlewares")  # of a cluster's HTTP server
 
 
 def connect(own: bool = False, cpus: int | None = None) -> bool:
@@ -32,6 +33,7 @@ def connect(own: bool = False, cpus: int | None = None) -> bool:
         except (ConnectionError, RuntimeError, ValueError) as error:
             if wanted != "auto":
                 raise LineDown(f"no Ray cluster answers at RAY_ADDRESS={wanted}: {error}") from error
+    os.environ.setdefault(*DOOR)
     ray.init(
         address="local",
         namespace=NAMESPACE,

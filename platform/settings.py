@@ -87,7 +87,9 @@ class Fleet:
     def line(self, name: str) -> LineSettings:
         """The settings of a line. Raises UnknownLine with the lines there are."""
         if name not in self.lines:
-            raise UnknownLine(f"unknown line {name!r}; this fleet has: {', '.join(sorted(self.lines)) or 'none'}.")
+            raise UnknownLine(
+                f"unknown line {name[:80]!r}; this fleet has: {', '.join(sorted(self.lines)) or 'none'}."
+            )
         return self.lines[name]
 
 

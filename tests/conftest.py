@@ -41,7 +41,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def ray_session() -> Iterator[None]:
     """One local Ray cluster for the whole run: logical CPUs may exceed real ones."""
     import ray
+    from everline.platform.cluster import DOOR
 
+    os.environ.setdefault(*DOOR)
     with tempfile.TemporaryDirectory(prefix="ev", dir="/tmp", ignore_cleanup_errors=True) as folder:
         ray.init(
             address="local",

@@ -35,8 +35,8 @@ def serve(
 ) -> None:
     """Start the lines of a fleet and answer HTTP requests with their current versions, until Ctrl-C.
 
-    The routes are described at /openapi.json. Images that are inspected are logged, and learned from unless the
-    request says learn=false.
+    The routes are described at /docs, for machines at /openapi.json. Images that are inspected are logged, and
+    learned from unless the request says learn=false.
     """
     fleet = read_fleet(fleet_file)
     check_port(host, port)
@@ -53,8 +53,7 @@ def serve(
             started += [handle] if mine else []
         url = start_server(fleet, host=host, port=port, access=access)
         OUT.print(
-            f"everline serves {', '.join(fleet.lines)} at {url} (routes: {url}/openapi.json; Ray: {address()}). "
-            "Ctrl-C stops.",
+            f"everline serves {', '.join(fleet.lines)} at {url} (routes: {url}/docs; Ray: {address()}). Ctrl-C stops.",
             soft_wrap=True,
             highlight=False,
         )

@@ -123,7 +123,7 @@ def test_the_page_may_load_nothing_from_elsewhere(bench: Bench, path: str, kind:
 def test_no_file_of_the_page_names_another_host() -> None:
     files = list((Path(events_module.__file__).parent / "static").iterdir())
     texts = [file.read_text("utf-8").replace("http://www.w3.org/2000/svg", "") for file in files]
-    assert len(files) == 4 and all(texts)
+    assert len(files) == 6 and all(texts)
     assert not [t for t in texts if "//" in t.replace("// ", "") or "innerHTML" in t or "style=" in t]
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import socket
 import threading
 import time
@@ -86,6 +87,18 @@ class Served:
         finally:
             connection.close()
 
+    def say(self, data: bytes) -> bytes:
+        """Sends it as it is; returns what comes until the server ends the connection."""
+        came = b""
+        with socket.create_connection(("127.0.0.1", self.port), 60) as connection:
+            try:
+                connection.sendall(data)
+                while part := connection.recv(2**16):
+                    came += part
+            except ConnectionError:
+                pass
+        return came
+
     def version(self) -> Any:
         status, _, answer = self.ask("POST", "/lines/mono/inspect?learn=false", png(3))
         assert status == 200, answer
@@ -148,6 +161,25 @@ def test_errors_keep_their_shape_through_serve(served: Served) -> None:
     assert body["error"]["request_id"] == headers["x-request-id"]
     assert served.ask("POST", "/lines/mono/inspect", b"x" * (33 * 2**20))[0] == 413
     assert served.ask("GET", "/health")[2]["status"] == "ok"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "header",
+    [b"X-Request-Id: \xff", b"X-Request-Timeout-Seconds: \xff", b"X-Request-Timeout-Seconds: 0.000001",
+     b"Serve-Multiplexed-Model-Id: \xff", b"X-Session-Id: \xff", b"X-Request-Disconnect-Disabled: \xff"],
+)  # fmt: skip
+def test_a_header_that_serve_would_obey_or_cannot_read_changes_nothing(served: Served, header: bytes) -> None:
+    answer = served.say(b"GET /lines HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + header + b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert len(set(re.findall(rb"(?im)^x-request-id: (.*?)\r", answer))) == 1
+
+
+@pytest.mark.slow
+def test_headers_without_an_end_are_not_kept(served: Served) -> None:
+    lines = b"".join(b"X-%d: %s\r\n" % (n, b"x" * 60_000) for n in range(100))
+    answer = served.say(b"GET /lines HTTP/1.1\r\nHost: a\r\n" + lines)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
 
 
 @pytest.mark.slow

@@ -1,0 +1,92 @@
+"""The very door of a Ray Serve cluster's HTTP server: what its proxy must not read, and how much it may keep.
+
+A proxy asks `middlewares` for it where its environment has RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=
+everline.deploy.door:middlewares, as in every cluster that everline starts (platform/cluster.py).
+"""
+
+import re
+from asyncio import TimerHandle, Transport
+
+import uvicorn.config
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from .answers import HEADERS_LIMIT, REQUEST_ID
+
+HEAD_S = 30.0  # in which a request's headers must be there
+OBEYED = re.compile(rb"serve_multiplexed_model_id|x_session_id|x_request_(timeout_seconds|disconnect_disabled)")
+READ = 2**18  # bytes that asyncio hands over at once
+TRACING = (b"traceparent", b"tracestate")
+
+
+def middlewares() -> list[Middleware]:
+    """What Serve puts round its proxy; the server that it then starts is bounded, too."""
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:Bounded"
+    return [Middleware(Door)]
+
+
+class Door:
+    """Takes out of a request what Ray Serve would obey (a time-out, a model) or cannot decode (and answer by 500)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["headers"] = [header for header in scope["headers"] if _passes(*header)]
+        await self.app(scope, receive, send)
+
+
+def _passes(name: bytes, value: bytes) -> bool:
+    if name == b"x-request-id":
+        return REQUEST_ID.fullmatch(value.decode("latin-1")) is not None
+    return not OBEYED.fullmatch(name.replace(b"-", b"_")) and (name not in TRACING or value.isascii())
+
+
+class Bounded(HttpToolsProtocol):
+    """uvicorn's connection, which by itself would hold headers of any size, for any time."""
+
+    _came = 0  # bytes of headers that are not complete yet
+    _timer: TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Refuses headers above the limit while they come."""
+        super().data_received(data)
+        if self._timer is not None:
+            self._came += len(data)
+            if (
+                self._came > HEADERS_LIMIT + READ
+            ):  # the application refuses, in its own words, what is not quite so large
+                self._refuse()
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        """Somebody connects, and should say something."""
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(HEAD_S, self._refuse)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._stop()
+        self._came, self._timer = 0, self.loop.call_later(HEAD_S, self._refuse)
+
+    def on_headers_complete(self) -> None:
+        """Its headers are there."""
+        self._stop()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def _refuse(self) -> None:
+        self._stop()
+        if not self.transport.is_closing():
+            self.send_400_response("The headers are too large, or too slow.")
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

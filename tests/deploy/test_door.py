@@ -1,0 +1,101 @@
+"""What stands in front of Ray Serve's proxy: headers that it must not see, and bounds on what a client may send."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+import uvicorn.config
+from everline.deploy import door
+from everline.deploy.answers import HEADERS_LIMIT
+from everline.deploy.door import Bounded, Door, middlewares
+
+
+async def hello(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"hi"})
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A real server whose connections are bounded."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(hello, http=Bounded, log_level="critical", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield listening.getsockname()[1]
+        server.should_exit = True
+        thread.join()
+
+
+def said(port: int, *pieces: bytes) -> bytes:
+    """Everything that the server says until it ends the connection."""
+    with socket.create_connection(("127.0.0.1", port), 30) as connection:
+        came = b""
+        try:
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(0.02)
+            while part := connection.recv(2**16):
+                came += part
+        except ConnectionError:
+            pass
+    return came
+
+
+def test_what_serve_would_obey_or_stumble_over_is_taken_out() -> None:
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.extend(scope["headers"])
+
+    kept = [
+        (b"x-request-id", b"shift-2.17"),
+        (b"host", b"\xff"),
+        (b"traceparent", b"00-ab-cd-01"),
+        (b"x-image-id", b"\xff"),
+    ]
+    gone = [
+        (b"x-request-id", b"\xff"), (b"x-request-id", b"<script>"), (b"serve_multiplexed_model_id", b"a"),
+        (b"serve-multiplexed-model-id", b"\xff"), (b"x-session-id", b"\xff"), (b"traceparent", b"\xff"),
+        (b"x-request-timeout-seconds", b"-1"), (b"x-request-disconnect-disabled", b"?1"),
+    ]  # fmt: skip
+    asyncio.run(Door(app)({"type": "http", "headers": [*gone, *kept]}, None, None))  # type: ignore[arg-type]
+    assert seen == kept
+
+
+def test_serve_gets_the_door_and_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", "nothing")
+    assert [one.cls for one in middlewares()] == [Door]
+    config = uvicorn.Config(hello)
+    config.load()
+    assert config.http_protocol_class is Bounded
+
+
+def test_headers_without_an_end_are_refused_while_they_come(port: int) -> None:
+    head = b"GET / HTTP/1.1\r\nHost: a\r\n"
+    assert b"200 OK" in said(port, head + b"X: " + b"x" * (HEADERS_LIMIT // 2) + b"\r\nConnection: close\r\n\r\n")
+    lines = [b"X-%d: " % n + b"x" * 2**18 + b"\r\n" for n in range(40)]
+    answer = said(port, head, *lines)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
+    assert b"200 OK" in said(port, head, b"Connection: close\r\n", b"\r\n")
+
+
+def test_headers_that_do_not_come_to_their_end_are_refused_in_time(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "HEAD_S", 0.2)
+    assert said(port).startswith(b"HTTP/1.1 400")
+    assert said(port, b"GET / HTTP/1.1\r\n", b"Host: a\r\n").startswith(b"HTTP/1.1 400")
+
+
+def test_a_body_and_a_second_request_take_their_time(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "HEAD_S", 0.3)
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n"
+    answer = said(port, head + b"\r\n", *[b"x" * 45_000] * 20, head + b"Connection: close\r\n\r\n", b"x" * 900_000)
+    assert answer.count(b"200 OK") == 2 and b"400" not in answer
