@@ -117,7 +117,7 @@ class _Worker:
                 await self._switch(seen[nodes.task].Value)
             if nodes.id:
                 part = seen[nodes.id]
-                if part.Value in (None, "") or part.Value == seen[nodes.done].Value:
+                if not part.Value or part.Value == seen[nodes.done].Value:
                     await self._pause()
                     continue
                 (image,) = await self._link.read(nodes.trigger)  # behind `id`, as the PLC wrote it before that

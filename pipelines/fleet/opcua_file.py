@@ -27,7 +27,7 @@ class Nodes:
     verdict: str = ""
     reject: str = ""
     score: str = ""
-    id: str = ""  # the part's, new for each; without it a change of `trigger` is a part
+    id: str = ""  # the part's, another for each, not 0; without it a change of `trigger` is a part
     done: str = ""  # gets what stood in `id`, when all else is written
     task: str = ""
     folder: Path | None = None
