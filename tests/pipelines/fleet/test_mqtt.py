@@ -270,7 +270,7 @@ lines:
 
 @pytest.mark.slow
 def test_from_the_command_line_to_the_log_until_ctrl_c_and_again(
-    broker: Mosquitto, plc: Plc, tmp_path: Path, parts: list[bytes]
+    broker: Mosquitto, plc: Plc, tmp_path: Path, parts: list[bytes], request: pytest.FixtureRequest
 ) -> None:
     (tmp_path / "fleet.yaml").write_text(FLEET)
     written(
@@ -280,7 +280,7 @@ def test_from_the_command_line_to_the_log_until_ctrl_c_and_again(
     code += "from everline.pipelines.main import main; main()"
 
     def start() -> "subprocess.Popen[str]":
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", code, "mqtt", "mqtt.yaml"],
             cwd=tmp_path,
             env={**os.environ, "RAY_ADDRESS": "local"},
@@ -288,6 +288,9 @@ def test_from_the_command_line_to_the_log_until_ctrl_c_and_again(
             text=True,
             start_new_session=True,
         )
+        request.addfinalizer(process.wait)
+        request.addfinalizer(process.kill)
+        return process
 
     def end(process: "subprocess.Popen[str]", by: signal.Signals) -> None:
         process.send_signal(by)
@@ -307,9 +310,11 @@ def test_from_the_command_line_to_the_log_until_ctrl_c_and_again(
     for topic, data in [("in", parts[1]), ("code", b"17"), ("code", b"18"), ("in", parts[2])]:
         plc.send(topic, data)
     again = start()
-    assert plc.hear(wait_s=280)["duplicate"] is True
-    assert [plc.hear()["task"] for _ in range(2)] == ["cap", "nut"]
-    assert plc.hear()["duplicate"] is False
+    told = [plc.hear(wait_s=280)]
+    while told[-1].get("duplicate") is not False:
+        told.append(plc.hear())
+    assert told[0]["duplicate"] is True  # more than one, if Ctrl-C came between a verdict and its acknowledgement
+    assert [one["task"] for one in told if "task" in one] == ["cap", "nut"]
     end(again, signal.SIGTERM)
     records = list(LogReader(line_folder(tmp_path / "store", "mono")).records())
     assert [one.task for one in records if one.kind == "image"] == ["cap", "cap", "nut"]

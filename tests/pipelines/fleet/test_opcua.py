@@ -166,6 +166,19 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return heard
 
 
+def calls_of(line: Line) -> list[str]:
+    """The ids that a line is asked about from now on, those that come again too."""
+    calls: list[str] = []
+    inspect = line.inspect
+
+    def counted(data: bytes, id: str) -> dict[str, Any]:
+        calls.append(id)
+        return inspect(data, id)
+
+    line.inspect = counted  # type: ignore[method-assign]
+    return calls
+
+
 async def has_said(said: list[str], words: str) -> bool:
     return any(words in one for one in said)
 
@@ -323,19 +336,28 @@ def test_a_server_that_goes_away_loses_no_verdict_and_no_part_is_judged_twice(pl
 
 def test_started_again_it_judges_what_waits_and_nothing_twice(play: Play) -> None:
     line = Line()
+    calls = calls_of(line)
 
     async def story(plc: Panel) -> None:
         async with Running(plc, line):
             await plc.part(1, b"good")
+            await look_again(plc)
         await plc.put("trigger", b"bad")
         await plc.put("id", 2)
         async with Running(plc, line):
             await plc.done(2)
         async with Running(plc, line):
+            await look_again(plc)
             await plc.part(3, b"good")
 
+    async def look_again(plc: Panel) -> None:
+        """Two codes, one after the other: between them the gateway has looked for parts."""
+        for code, task in (("17", "cap"), ("18", "nut")):
+            await plc.put("task", code)
+            await until(lambda task=task: has_said(line.tasks[-1:], task))  # type: ignore[misc]
+
     play(story)
-    assert [one[0] for one in line.ids] == ["1", "2", "3"]
+    assert [one[0] for one in calls] == ["1", "2", "3"]
 
 
 def test_a_line_that_is_down_is_waited_for(play: Play, said: list[str]) -> None:
@@ -404,14 +426,8 @@ def test_without_an_id_each_change_of_the_image_is_a_part(play: Play, said: list
 
 
 def test_without_an_id_what_stands_there_after_a_break_is_no_new_part(play: Play, said: list[str]) -> None:
-    line, calls = Line(), []
-    inspect = line.inspect
-
-    def counted(data: bytes, id: str) -> dict[str, Any]:
-        calls.append(data)
-        return inspect(data, id)
-
-    line.inspect = counted  # type: ignore[method-assign]
+    line = Line()
+    calls = calls_of(line)
 
     async def has_answer(plc: Panel, verdict: str) -> bool:
         return verdict in await plc.get("verdict")
@@ -428,7 +444,7 @@ def test_without_an_id_what_stands_there_after_a_break_is_no_new_part(play: Play
             await until(lambda: has_answer(plc, "reject"))
 
     play(story)
-    assert calls == [b"good", b"bad"]
+    assert calls == [image_id("", b"good"), image_id("", b"bad")]
 
 
 def test_more_images_without_an_id_than_may_wait_are_dropped_and_told(
@@ -615,11 +631,21 @@ def test_from_the_command_line_to_the_log_until_ctrl_c_and_again(
         assert b"Traceback" not in err
 
     async def story(plc: Panel) -> None:
+        started: list[asyncio.subprocess.Process] = []
+        try:
+            await shifts(plc, started)
+        finally:
+            for process in started:
+                if process.returncode is None:
+                    process.kill()
+
+    async def shifts(plc: Panel, started: list[asyncio.subprocess.Process]) -> None:
         (tmp_path / "plc.yaml").write_text(FILE.replace("ENDPOINT", plc.endpoint))
         await plc.put("task", "17")
         await plc.put("trigger", parts[0])
         await plc.put("id", 1)
         first = await start()
+        started.append(first)
         await until(lambda: plc.reads("done", 1), 280)
         told = json.loads(await plc.get("verdict"))
         assert (told["part"], told["line"], told["verdict"]) == (1, "mono", "learning")
@@ -630,6 +656,7 @@ def test_from_the_command_line_to_the_log_until_ctrl_c_and_again(
         await plc.put("trigger", parts[1])
         await plc.put("id", 4)
         again = await start()
+        started.append(again)
         await until(lambda: plc.reads("done", 4), 280)
         await plc.put("task", "18")
         await plc.part(5, parts[2])
