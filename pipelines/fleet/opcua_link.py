@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...methods.errors import ConfigError
+from ...platform.images import MAX_BYTES
 
 try:
     from asyncua import Client, ua
@@ -23,6 +24,7 @@ PAUSE_S = 2.0  # after a request that the server refused
 TIMEOUT_S = 10.0  # of one request
 SESSION_S = 60.0  # until the server forgets a session that fell silent
 PUBLISH_MS = 20.0  # between two looks of the server at its nodes; it takes the nearest that it can
+MAX_MESSAGE = MAX_BYTES + 2**20  # that a server is asked to keep to
 QUEUE = 16  # changes of a node that it holds between two looks
 TROUBLE = (OSError, TimeoutError, ua.UaError)
 T = TypeVar("T")
@@ -131,6 +133,7 @@ class Link:
         client = Client(self._server.endpoint, timeout=TIMEOUT_S, watchdog_intervall=TIMEOUT_S / 2)
         client.name = client.description = "everline"
         client.application_uri = NAME
+        client.max_messagesize = MAX_MESSAGE
         client.session_timeout = SESSION_S * 1000
         if self._server.user:
             client.set_user(self._server.user)

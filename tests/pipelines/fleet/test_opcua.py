@@ -213,6 +213,17 @@ def test_a_part_has_its_verdict_and_done_comes_last(play: Play, monkeypatch: pyt
     assert written == [{"verdict", "reject", "score"}, {"done"}] * 5
 
 
+def test_a_large_image_comes_whole(play: Play) -> None:
+    line, image = Line(), b"good" * 2**20
+
+    async def story(plc: Panel) -> None:
+        async with Running(plc, line):
+            assert (await plc.part(1, image))["verdict"] == "pass"
+
+    play(story)
+    assert line.ids == [image_id("1", image)]
+
+
 def test_equal_images_of_two_parts_are_two_images(play: Play) -> None:
     line = Line()
 
