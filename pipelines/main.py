@@ -24,6 +24,11 @@ COMMANDS = {  # name: (module, attribute, first line of its help)
     "log": ("fleet.lines", "log", "A line's log: verify, export, speed."),
     "methods": ("methods", "methods", "The registered methods with their traits and parameters."),
     "mqtt": ("fleet.mqtt", "mqtt", "Take triggers and barcodes from an MQTT broker, and send verdicts there."),
+    "opcua": (
+        "fleet.opcua",
+        "opcua",
+        "Take triggers and barcodes from an OPC UA server, and write verdicts there.",
+    ),
     "pretrain": (
         "runs.pretrain",
         "pretrain",

@@ -18,6 +18,7 @@ DOORS = {  # library: the files that may import it
     "boto3": {"platform/s3.py", "platform/tracking.py", "pipelines/fleet/slow_store.py"},
     "botocore": {"platform/s3.py", "platform/tracking.py"},
     "paho": {"pipelines/fleet/mqtt.py"},
+    "asyncua": {"pipelines/fleet/opcua_link.py"},
     "river": {"platform/drift.py"},
     "optuna": {"pipelines/sweeps/study.py"},
 }

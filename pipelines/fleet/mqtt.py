@@ -11,7 +11,6 @@ import ssl
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from ...methods.errors import ConfigError, LineDown, LineStopped, NoSpace, Store
 from ...platform.settings import read_fleet
 from ...platform.yamlfile import check_known, mapping, read_yaml
 from ..console import ERR, fleet_option, terminable
+from .doorfile import codes, loopback, text
 from .station import MAX_CODE, Station, stations
 
 try:
@@ -223,13 +223,13 @@ def read_broker(file: Path) -> Broker:
         for name, one in mapping(plain.get("lines"), f"{file}: lines").items()
     }
     broker = Broker(
-        client=_text(plain, "client", str(file)),
+        client=text(plain, "client", str(file)),
         lines=lines,
-        host=_text(plain, "host", str(file), "127.0.0.1"),
+        host=text(plain, "host", str(file), "127.0.0.1"),
         port=plain.get("port", 0),
-        user=_text(plain, "user", str(file), ""),
+        user=text(plain, "user", str(file), ""),
         tls=_tls(plain.get("tls"), file),
-        state=_text(plain, "state", str(file), ""),
+        state=text(plain, "state", str(file), ""),
     )
     if type(broker.port) is not int or not 0 <= broker.port < 65536:
         raise ConfigError(f"{file}: port is a number below 65536.")
@@ -240,31 +240,21 @@ def read_broker(file: Path) -> Broker:
             raise ConfigError(f"{file}: {topic!r} is no topic (no + and no #).")
     if not lines or len(set(heard)) < len(heard) or set(heard) & set(said):
         raise ConfigError(f"{file}: lines have each a trigger topic and a task topic of their own.")
-    if broker.user and broker.tls is None and not _loopback(broker.host):
+    if broker.user and broker.tls is None and not loopback(broker.host):
         raise ConfigError(f"{file}: a password goes to another machine by TLS only; add `tls: {{ca: FILE}}`.")
     return broker
 
 
 def _topics(plain: Mapping[str, Any], who: str, base: Path) -> Topics:
     check_known(plain, ("trigger", "verdict", "task", "folder", "products"), who)
-    folder, products = _text(plain, "folder", who, ""), plain.get("products")
-    if products is not None:
-        products = {str(code): task for code, task in _codes(products, who).items()}
+    folder = text(plain, "folder", who, "")
     return Topics(
-        trigger=_text(plain, "trigger", who),
-        verdict=_text(plain, "verdict", who),
-        task=_text(plain, "task", who, ""),
+        trigger=text(plain, "trigger", who),
+        verdict=text(plain, "verdict", who),
+        task=text(plain, "task", who, ""),
         folder=base / folder if folder else None,
-        products=products,
+        products=codes(plain, who),
     )
-
-
-def _codes(plain: Any, who: str) -> dict[str, str]:
-    """Codes are text: YAML would take 0417 for another number."""
-    for code, task in mapping(plain, f"{who}: products (codes in quotes)").items():
-        if not isinstance(task, str) or not code:
-            raise ConfigError(f"{who}: products maps codes to names of tasks, got {code!r}: {task!r}.")
-    return dict(plain)
 
 
 def _tls(plain: Any, file: Path) -> Mapping[str, str] | None:
@@ -274,7 +264,7 @@ def _tls(plain: Any, file: Path) -> Mapping[str, str] | None:
         return {}
     names = mapping(plain, f"{file}: tls")
     check_known(names, ("ca", "certificate", "key"), f"{file}: tls")
-    return {name: str(file.parent / _text(names, name, f"{file}: tls")) for name in names}
+    return {name: str(file.parent / text(names, name, f"{file}: tls")) for name in names}
 
 
 def _context(files: Mapping[str, str]) -> ssl.SSLContext:
@@ -285,20 +275,6 @@ def _context(files: Mapping[str, str]) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"tls: {', '.join(files.values())}: cannot be read: {error}") from error
     return context
-
-
-def _text(plain: Mapping[str, Any], name: str, who: str, default: str | None = None) -> str:
-    value = plain.get(name, default)
-    if not isinstance(value, str) or (default is None and not value):
-        raise ConfigError(f"{who}: {name} is needed, as text." if value is None else f"{who}: {name} must be text.")
-    return value
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _say(text: str) -> None:

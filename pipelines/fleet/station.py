@@ -52,13 +52,13 @@ class Station:
             return self.refused(error, id)
         return {field: reply.get(field) for field in SHAPE}
 
-    def inspect_below(self, root: Path, path: str, id: str = "") -> dict[str, Any]:
-        """The same for a file in a folder or below it."""
+    def inspect_below(self, root: Path, path: str, id: str = "", name: str = "") -> dict[str, Any]:
+        """The same for a file in a folder or below it; `name` instead of the file's own."""
         try:
             data = read_below(root, path)
         except ImageError as error:
             return self.refused(error, id or path[:MAX_CODE])
-        return self.inspect(data, id, Path(path).name)
+        return self.inspect(data, id, name or Path(path).name)
 
     def switch(self, code: str) -> dict[str, Any]:
         """{"line", "task", "record"} of the product that a code stands for.

@@ -4,8 +4,10 @@ import json
 import os
 import queue
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ from everline.methods.errors import ConfigError, LineDown
 from everline.pipelines.fleet import mqtt
 from everline.pipelines.fleet.mqtt import Broker, Gateway, Topics, read_broker
 from everline.pipelines.fleet.station import Station
+from everline.platform.log import LogReader, line_folder
 
 from ...conftest import missing
 from .test_station import Line
@@ -86,9 +89,9 @@ class Plc:
     def send(self, topic: str, payload: bytes) -> None:
         self.client.publish(topic, payload, qos=1)
 
-    def hear(self, topic: str = "out") -> Any:
+    def hear(self, topic: str = "out", wait_s: float = 30) -> Any:
         while True:
-            got, plain = self.heard.get(timeout=30)
+            got, plain = self.heard.get(timeout=wait_s)
             if got == topic:
                 return plain
 
@@ -256,3 +259,63 @@ def test_a_file_is_read_relative_to_itself(tmp_path: Path) -> None:
 def test_a_file_that_says_nonsense_is_refused(tmp_path: Path, more: str, topics: str) -> None:
     with pytest.raises(ConfigError):
         read_broker(written(tmp_path, more, topics))
+
+
+FLEET = """\
+store: store
+lines:
+  mono: {method: lemo, params: {size: 64}}
+"""
+
+
+@pytest.mark.slow
+def test_from_the_command_line_to_the_log_until_ctrl_c_and_again(
+    broker: Mosquitto, plc: Plc, tmp_path: Path, parts: list[bytes], request: pytest.FixtureRequest
+) -> None:
+    (tmp_path / "fleet.yaml").write_text(FLEET)
+    written(
+        tmp_path, f"port: {broker.port}", "trigger: in, verdict: out, task: code, products: {'17': cap, '18': nut}"
+    )
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from everline.pipelines.main import main; main()"
+
+    def start() -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, "mqtt", "mqtt.yaml"],
+            cwd=tmp_path,
+            env={**os.environ, "RAY_ADDRESS": "local"},
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        request.addfinalizer(process.wait)
+        request.addfinalizer(process.kill)
+        return process
+
+    def end(process: "subprocess.Popen[str]", by: signal.Signals) -> None:
+        process.send_signal(by)
+        _, err = process.communicate(timeout=280)
+        assert process.returncode == 130, err
+        assert "Traceback" not in err
+
+    first = start()
+    while first.stderr is not None and "connected" not in first.stderr.readline():
+        assert first.poll() is None
+    plc.send("code", b"17")
+    for data in (parts[0], b"no image", parts[1]):
+        plc.send("in", data)
+    told = [plc.hear(), *(plc.hear()["verdict"] for _ in range(3))]
+    assert told == [{"line": "mono", "task": "cap", "record": 0}, "learning", "error", "learning"]
+    end(first, signal.SIGINT)
+    for topic, data in [("in", parts[1]), ("code", b"17"), ("code", b"18"), ("in", parts[2])]:
+        plc.send(topic, data)
+    again = start()
+    told = [plc.hear(wait_s=280)]
+    while told[-1].get("duplicate") is not False:
+        told.append(plc.hear())
+    assert told[0]["duplicate"] is True  # more than one, if Ctrl-C came between a verdict and its acknowledgement
+    assert [one["task"] for one in told if "task" in one] == ["cap", "nut"]
+    end(again, signal.SIGTERM)
+    records = list(LogReader(line_folder(tmp_path / "store", "mono")).records())
+    assert [one.task for one in records if one.kind == "image"] == ["cap", "cap", "nut"]
+    assert len([one for one in records if one.kind == "task"]) == 2
