@@ -82,7 +82,14 @@ class Line:
         return SimpleNamespace(remote=call)
 
     def _record(
-        self, data: bytes, features: Any, scored: dict[str, Any] | None, id: str, learn: bool, request: str
+        self,
+        data: bytes,
+        features: Any,
+        moments: list[float],
+        scored: dict[str, Any] | None,
+        id: str,
+        learn: bool,
+        request: str,
     ) -> Any:
         nothing = dict.fromkeys(["score", "p_value", "threshold", "version"])
         given = scored or {**nothing, "verdict": "learning", "calibrated": False}
@@ -190,7 +197,7 @@ def test_a_line_without_a_version_is_learning(bench: Bench) -> None:
     assert response.status_code == 200
     answer = response.json()
     assert (answer["verdict"], answer["score"], answer["version"], answer["map_png"]) == ("learning", None, None, None)
-    (verb, data, _, scored, id, learn, _) = bench.line.calls[0]
+    (verb, data, _, _, scored, id, learn, _) = bench.line.calls[0]
     assert (verb, data, scored, learn) == ("record", png(1), None, True)
     assert id == hashlib.sha256(png(1)).hexdigest()[:16]
 
@@ -202,7 +209,7 @@ def test_the_line_gets_the_features_that_it_would_make_itself(bench: Bench) -> N
     bench.http.post("/lines/mono/inspect", content=png(1))
     features = build("padim", **PARAMS).embed(prepare(png(1), 64)[None]).numpy()
     assert all(np.array_equal(call[2], features) for call in bench.line.calls)
-    assert [call[3] is None for call in bench.line.calls] == [True, False]
+    assert [call[4] is None for call in bench.line.calls] == [True, False]
 
 
 def test_the_answer_is_the_version_s(scoring: Bench) -> None:
@@ -274,7 +281,7 @@ def test_another_kind_of_map_is_refused_and_nothing_recorded(scoring: Bench) -> 
 
 def test_learn_false_reaches_the_line(scoring: Bench) -> None:
     scoring.http.post("/lines/mono/inspect?learn=false", content=png(1))
-    assert scoring.line.calls[0][5] is False
+    assert scoring.line.calls[0][6] is False
 
 
 def test_the_id_of_its_request_goes_along_with_an_image(bench: Bench) -> None:
@@ -459,7 +466,7 @@ def test_a_line_that_comes_back_costs_its_caller_time_and_no_error(bench: Bench)
     assert bench.http.post("/lines/mono/inspect?id=a", content=png(1)).status_code == 200
     sent = [call for call in bench.line.calls if call[0] == "record"]
     assert len(sent) == 4
-    assert {call[4] for call in sent} == {"a"}  # under the same id, which keeps it from being learned twice
+    assert {call[5] for call in sent} == {"a"}  # under the same id, which keeps it from being learned twice
     assert [call for call in bench.line.calls if call[0] == "room"] == [("room",)]
 
 

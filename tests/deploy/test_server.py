@@ -53,7 +53,7 @@ def start_double(tracking: str, store: Path) -> Any:
 
     class Double:
         async def record(
-            self, data: bytes, features: Any, scored: Any, id: str, learn: bool, request: str
+            self, data: bytes, features: Any, moments: Any, scored: Any, id: str, learn: bool, request: str
         ) -> dict[str, Any]:
             assert features.shape[0] == 1
             return {"id": id, "record": 0, **(scored or {"verdict": "learning", "version": None})}
