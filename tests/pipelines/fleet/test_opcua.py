@@ -649,7 +649,7 @@ def test_from_the_command_line_to_the_log_until_ctrl_c_and_again(
             for process in started:
                 if process.returncode is None:
                     process.kill()
-                    print((await process.communicate())[1].decode())
+                    print((await process.communicate())[1].decode())  # noqa: T201 - why it did not end
 
     async def shifts(plc: Panel, started: list[asyncio.subprocess.Process]) -> None:
         (tmp_path / "plc.yaml").write_text(FILE.replace("ENDPOINT", plc.endpoint))
