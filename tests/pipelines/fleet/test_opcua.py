@@ -83,15 +83,15 @@ class Panel:
     async def get(self, name: str) -> Any:
         return await self.nodes[name].read_value()
 
-    async def part(self, number: int, image: Any, node: str = "trigger") -> dict[str, Any]:
+    async def part(self, number: int, image: Any, node: str = "trigger", wait_s: float = WAIT_S) -> dict[str, Any]:
         """One part, as a PLC does it: the image, then the id; then waits for `done`, then reads the verdict."""
         await self.put(node, image)
         await self.put("id", number)
-        await self.done(number)
+        await self.done(number, wait_s)
         return json.loads(await self.get("verdict"))
 
-    async def done(self, number: int) -> None:
-        await until(lambda: self.reads("done", number))
+    async def done(self, number: int, wait_s: float = WAIT_S) -> None:
+        await until(lambda: self.reads("done", number), wait_s)
 
     async def reads(self, name: str, value: Any) -> bool:
         return bool(await self.get(name) == value)
@@ -649,6 +649,7 @@ def test_from_the_command_line_to_the_log_until_ctrl_c_and_again(
             for process in started:
                 if process.returncode is None:
                     process.kill()
+                    print((await process.communicate())[1].decode())  # noqa: T201 - why it did not end
 
     async def shifts(plc: Panel, started: list[asyncio.subprocess.Process]) -> None:
         (tmp_path / "plc.yaml").write_text(FILE.replace("ENDPOINT", plc.endpoint))
@@ -657,20 +658,20 @@ def test_from_the_command_line_to_the_log_until_ctrl_c_and_again(
         await plc.put("id", 1)
         first = await start()
         started.append(first)
-        await until(lambda: plc.reads("done", 1), 280)
+        await plc.done(1, 280)
         told = json.loads(await plc.get("verdict"))
         assert (told["part"], told["line"], told["verdict"]) == (1, "mono", "learning")
         assert await plc.get("reject") is False
-        assert (await plc.part(2, b"no image"))["verdict"] == "error"
-        await plc.part(3, parts[1])
+        assert (await plc.part(2, b"no image", wait_s=280))["verdict"] == "error"
+        await plc.part(3, parts[1], wait_s=280)
         await end(first, signal.SIGINT)
         await plc.put("trigger", parts[1])
         await plc.put("id", 4)
         again = await start()
         started.append(again)
-        await until(lambda: plc.reads("done", 4), 280)
+        await plc.done(4, 280)
         await plc.put("task", "18")
-        await plc.part(5, parts[2])
+        await plc.part(5, parts[2], wait_s=280)
         await end(again, signal.SIGTERM)
 
     play(story)
