@@ -73,8 +73,10 @@ class Handle:
 
         return SimpleNamespace(remote=call)
 
-    def _record(self, data: bytes, features: Any, scored: Any, id: str, learn: bool, request: str) -> Any:
-        judged = (torch.from_numpy(features), scored)
+    def _record(
+        self, data: bytes, features: Any, moments: Any, scored: Any, id: str, learn: bool, request: str
+    ) -> Any:
+        judged = (torch.from_numpy(features), moments, scored)
         inspection = self.line.inspect(data, id, learn=learn, judged=judged, request=request)
         self.line.settle()
         return plain(inspection)

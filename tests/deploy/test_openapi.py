@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 Whole = Callable[..., FastAPI]
-OPERATIONS = 13
+OPERATIONS = 14
 
 
 def bare(rules: Rules = Rules()) -> FastAPI:  # noqa: B008 - frozen
