@@ -54,6 +54,11 @@ def sent(parts: list[bytes]) -> Callable[..., dict[str, set[int]]]:
         def one(case: schemathesis.Case) -> None:
             if case.operation.label.startswith("GET /lines/{line}/image") and len(case.query.get("id", "")) % 2:
                 case.query["id"] = "i3"
+            if isinstance(case.body, dict) and case.operation.label.endswith(("/feedback", "/rollback")):
+                known = {"id": "i3", "version": 1}
+                case.body.update(
+                    {name: known[name] for name in known if name in case.body and len(str(case.body)) % 2}
+                )
             response = case.call_and_validate(headers=headers, excluded_checks=excluded(case))
             found.setdefault(case.operation.label, set()).add(response.status_code)
 
