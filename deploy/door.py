@@ -55,9 +55,7 @@ class Bounded(HttpToolsProtocol):
         super().data_received(data)
         if self._timer is not None:
             self._came += len(data)
-            if (
-                self._came > HEADERS_LIMIT + READ
-            ):  # the application refuses, in its own words, what is not quite so large
+            if self._came > HEADERS_LIMIT + READ:  # what is a little above the limit the application refuses itself
                 self._refuse()
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
