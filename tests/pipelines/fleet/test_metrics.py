@@ -61,7 +61,7 @@ def client(port: int) -> Iterator[Client]:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="one of the figures waited for does not settle since lines watch for drift: not understood yet")
+@pytest.mark.xfail(reason="a figure that is waited for does not settle since lines watch for drift; not understood")
 def test_what_was_inspected_is_what_prometheus_finds(
     client: Client,
     parts: list[bytes],
