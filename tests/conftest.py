@@ -179,7 +179,7 @@ def postgres() -> Iterator[Postgres]:
         server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture  # not for longer: while it is there, asyncio says that a loop is running
 def browser() -> Iterator[Any]:
     """Debian's Chromium, without a window; skips where there is none, or no Playwright."""
     program = shutil.which("chromium")

@@ -10,50 +10,21 @@ import torch
 from everline.deploy.desk import Desk
 from everline.deploy.guard import Rules
 from everline.deploy.web import application
-from everline.methods.detector import State
-from everline.methods.errors import UnknownVersion
-from everline.platform.calibration import Calibration
 from everline.platform.line import Line, plain
 from everline.platform.recent import Recent, image_of
 from everline.platform.settings import Fleet, LineSettings
 from everline.platform.versions import Version
 from fastapi import FastAPI
 
+from ..platform.lines import Shelf
+
 SETTINGS = LineSettings(
     method="padim", params={"size": 64, "weights": "none"}, publish_every=25, false_reject_rate=0.2
 )
 
 
-class Shelf:
-    """Double of platform.versions.Versions, in memory."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, tuple[State, Calibration]] = {}
-        self.alias: int | None = None
-
-    def publish(self, state: State, calibration: Calibration, *, key: str, **_: Any) -> int:
-        self.kept.setdefault(key, (state, calibration))
-        self.alias = list(self.kept).index(key) + 1
-        return self.alias
-
-    def load(self, version: int) -> tuple[State, Calibration]:
-        return list(self.kept.values())[version - 1]
-
-    def current(self) -> int | None:
-        return self.alias
-
-    def live(self) -> dict[int, int]:
-        return {self.alias: 0} if self.alias else {}
-
-    def target(self, version: int | None = None) -> int:
-        number = version if version is not None else (self.alias or 0) - 1
-        if not 1 <= number <= len(self.kept):
-            raise UnknownVersion(f"no version {number}")
-        return number
-
-    def rollback(self, version: int | None = None) -> int:
-        self.alias = self.target(version)
-        return self.alias
+class Listed(Shelf):
+    """... that the routes can list."""
 
     def list(self) -> "list[Version]":
         kept = enumerate(self.kept.values(), 1)
@@ -110,7 +81,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, parts: list[bytes]) -> Itera
     opened: list[Line] = []
 
     def make(rules: Rules = Rules()) -> FastAPI:  # noqa: B008 - frozen
-        shelf, store = Shelf(), tmp_path_factory.mktemp("store")
+        shelf, store = Listed(), tmp_path_factory.mktemp("store")
         line = Line("mono", SETTINGS, store, shelf)
         opened.append(line)
         for index, data in enumerate(parts[:32]):
