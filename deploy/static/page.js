@@ -155,8 +155,8 @@ function showLines() {
       const seen = one.inspected ?? 0;
       const share = seen ? `${((100 * one.rejected) / seen).toFixed(1)} %` : "–";
       card.append(make("span", `rejects ${share} of ${seen}`));
-      card.append(make("span", `drift: ${one.drift ? one.drift.state : "not watched"}`, drifting ? "bad-text" : ""));
-      card.append(make("span", `version ${one.serving_version ?? "– (learning)"}, ${one.method}`));
+      card.append(make("span", watched(one.drift), drifting ? "bad-text" : ""));
+      card.append(make("span", `${one.serving_version ? `version ${one.serving_version}` : "no version yet"}, ${one.method}`));
       if (one.held) card.append(make("span", `held: ${one.held}`));
     }
     card.classList.toggle("bad", !well || Boolean(drifting));
@@ -170,6 +170,11 @@ function showLines() {
   });
   $("lines").replaceChildren(...cards);
   if (focused) document.querySelector(`[data-line="${CSS.escape(focused)}"]`)?.focus();
+}
+
+function watched(drift) {
+  const since = typeof drift?.since === "number" ? ` since record ${drift.since}` : "";
+  return { none: "no drift", drift: `drift${since}`, defects: `many rejects${since}` }[drift?.state] ?? "drift not watched";
 }
 
 function showTrouble() {
