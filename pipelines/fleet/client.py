@@ -17,7 +17,7 @@ class Client:
         self._connection = HTTPConnection(host, port, timeout=timeout_s)
 
     def inspect(self, line: str, data: bytes, *, learn: bool = True, id: str = "") -> dict[str, Any]:
-        """An encoded image -> the server's answer, with `latency_ms` as seen from here. id: made of the bytes if empty."""
+        """An encoded image -> the server's answer, with `latency_ms` as seen from here. id: of the bytes if empty."""
         query = f"learn={str(learn).lower()}" + (f"&id={quote(id, safe='')}" if id else "")
         start = time.perf_counter()
         answer = self._ask("POST", f"/lines/{quote(line)}/inspect?{query}", data, "image/*")

@@ -6,7 +6,7 @@ A small fleet of its own inspects drawn parts, some with a defect, over HTTP; a 
 import io
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ from .made_parts import part
 
 WIDTH, HEIGHT = 1056, 800  # pixels of the window
 PATIENCE_S = 60.0  # for the page to show something
+MARGIN = 16  # below the lines
 COLOURS = 256  # of a picture that is written
 LIVE = "caps"  # the line that is shown on its own
 SPOILT = 14  # every so many parts, and the last, have a defect
@@ -71,12 +72,13 @@ def screenshots(out: Path, images: int) -> None:
         stack.enter_context(served(fleet, port))
         send(port, streams)
         out.mkdir(parents=True, exist_ok=True)
-        for path, taken in look(browser, port, streams[LIVE][-1].id).items():
-            file = out / path
-            file.write_bytes(small(taken))
-            click.echo(
-                f"{file}: {Image.open(file).size[0]} x {Image.open(file).size[1]}, {file.stat().st_size:,} bytes"
-            )
+        for name, taken in look(
+            browser, f"http://127.0.0.1:{port}", list(streams), LIVE, streams[LIVE][-1].id
+        ).items():
+            data = small(taken)
+            (out / name).write_bytes(data)
+            width, height = Image.open(io.BytesIO(data)).size
+            click.echo(f"{out / name}: {width} x {height} pixels, {len(data):,} bytes")
 
 
 def stream(product: str, count: int, defects: bool = True, warmer: float = 0.0) -> list[Sent]:
@@ -92,13 +94,13 @@ def stream(product: str, count: int, defects: bool = True, warmer: float = 0.0) 
 @contextmanager
 def opened() -> Iterator[Any]:
     """Debian's Chromium without a window, driven by Playwright. Raises ConfigError where one of them is missing."""
+    program = shutil.which("chromium")
+    if program is None:
+        raise ConfigError("screenshots need the browser Chromium: apt-get install chromium.")
     try:
         from playwright.sync_api import sync_playwright
     except ImportError as error:
         raise ConfigError("screenshots need Playwright: make setup, or pip install 'everline[dev]'.") from error
-    program = shutil.which("chromium")
-    if program is None:
-        raise ConfigError("screenshots need the browser Chromium: apt-get install chromium.")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])  # it sees our page alone
         yield browser
@@ -141,23 +143,24 @@ def send(port: int, streams: dict[str, list[Sent]]) -> None:
             future.result()
 
 
-def look(browser: Any, port: int, last: str) -> dict[str, bytes]:
-    """The page as PNG, by file: all lines, and one of them with its last image, `last`, under its heatmap."""
+def look(browser: Any, url: str, lines: Sequence[str], live: str, last: str) -> dict[str, bytes]:
+    """The page as PNG, by file: all lines; and the line `live` with its last image, `last`, under its heatmap."""
     page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, locale="en-GB", timezone_id="UTC")
     page.set_default_timeout(PATIENCE_S * 1000)
-    page.goto(f"http://127.0.0.1:{port}/")
+    page.goto(url)
     page.locator("#connection", has_text="live").wait_for()
-    page.locator("#lines button").nth(3).wait_for()
-    bottom = page.locator("#lines").bounding_box()
-    size = {"x": 0, "y": 0, "width": WIDTH, "height": bottom["y"] + bottom["height"] + 16}
-    found = {"page-lines.png": page.screenshot(clip=size)}
-    page.locator(f"[data-line={LIVE}]").click()
+    for line in lines:
+        page.locator(f'[data-line="{line}"]').wait_for()
+    cards = page.locator("#lines").bounding_box()
+    bottom = cards["y"] + cards["height"] + MARGIN
+    found = {"page-lines.png": page.screenshot(clip={"x": 0, "y": 0, "width": WIDTH, "height": bottom})}
+    page.locator(f'[data-line="{live}"]').click()
     page.locator("#caption", has_text=last).wait_for()
     page.locator("#versions tr").first.wait_for()
     page.locator("#heat").click()
     page.locator("#picture[data-shows=map]").wait_for()
-    images = page.locator("#images img")
-    until(lambda: all(images.evaluate_all("all => all.map(one => one.naturalWidth > 0)")))
+    loaded = "all => all.length > 0 && all.every(one => one.naturalWidth > 0)"
+    until(lambda: page.locator("#images img, #picture").evaluate_all(loaded))
     found["page-line.png"] = page.screenshot(full_page=True)
     page.close()
     return found
@@ -173,9 +176,10 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def small(picture: bytes) -> bytes:
-    """PNG with a palette: a third of the size, and text as sharp as it was."""
-    out = io.BytesIO()
-    Image.open(io.BytesIO(picture)).convert("RGB").quantize(COLOURS).save(out, "png", optimize=True)
+    """PNG with a palette, and dithered, since a heatmap has more colours than that: half the size."""
+    out, whole = io.BytesIO(), Image.open(io.BytesIO(picture)).convert("RGB")
+    palette = whole.quantize(COLOURS, kmeans=3)
+    whole.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(out, "png", optimize=True)
     return out.getvalue()
 
 
