@@ -19,6 +19,7 @@ DOORS = {  # library: the files that may import it
     "botocore": {"platform/s3.py", "platform/tracking.py"},
     "paho": {"pipelines/fleet/mqtt.py"},
     "asyncua": {"pipelines/fleet/opcua_link.py"},
+    "playwright": {"pipelines/fleet/screenshots.py"},
     "river": {"platform/drift.py"},
     "optuna": {"pipelines/sweeps/study.py"},
 }

@@ -30,16 +30,23 @@ const path = (line, rest) => `/lines/${encodeURIComponent(line)}/${rest}`;
 
 let login = null;
 
-function askToken() {
-  login ??= new Promise((done) => {
-    $("login").showModal();
-    $("enter").onclick = () => {
-      sessionStorage.setItem("everline-token", $("token").value.trim());
-      $("token").value = "";
-      $("login").close();
+function askToken(tried) {
+  login ??= new Promise((done, refuse) => {
+    const dialog = $("login");
+    $("not-taken").hidden = !tried;
+    dialog.returnValue = "";
+    dialog.onclose = () => {
       login = null;
-      done();
+      const given = $("token").value.trim();
+      $("token").value = "";
+      if (dialog.returnValue === "token" && given) {
+        sessionStorage.setItem("everline-token", given);
+        done();
+      } else {
+        refuse(new Refused("this needs a token; nothing was changed."));
+      }
     };
+    dialog.showModal();
   });
   return login;
 }
@@ -50,7 +57,7 @@ async function ask(address, options = {}) {
     const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
     const response = await fetch(address, { ...options, headers });
     if (response.status === 401) {
-      await askToken();
+      await askToken(token);
       continue;
     }
     if (!response.ok) {
@@ -155,8 +162,8 @@ function showLines() {
       const seen = one.inspected ?? 0;
       const share = seen ? `${((100 * one.rejected) / seen).toFixed(1)} %` : "–";
       card.append(make("span", `rejects ${share} of ${seen}`));
-      card.append(make("span", `drift: ${one.drift ? one.drift.state : "not watched"}`, drifting ? "bad-text" : ""));
-      card.append(make("span", `version ${one.serving_version ?? "– (learning)"}, ${one.method}`));
+      card.append(make("span", watched(one.drift), drifting ? "bad-text" : ""));
+      card.append(make("span", `${one.serving_version ? `version ${one.serving_version}` : "no version yet"}, ${one.method}`));
       if (one.held) card.append(make("span", `held: ${one.held}`));
     }
     card.classList.toggle("bad", !well || Boolean(drifting));
@@ -170,6 +177,11 @@ function showLines() {
   });
   $("lines").replaceChildren(...cards);
   if (focused) document.querySelector(`[data-line="${CSS.escape(focused)}"]`)?.focus();
+}
+
+function watched(drift) {
+  const since = typeof drift?.since === "number" ? ` since record ${drift.since}` : "";
+  return { none: "no drift", drift: `drift${since}`, defects: `many rejects${since}` }[drift?.state] ?? "drift not watched";
 }
 
 function showTrouble() {
@@ -477,7 +489,7 @@ $("show-live").onclick = () => turn("live");
 $("show-quarantine").onclick = () => turn("quarantine");
 $("by").value = sessionStorage.getItem("everline-by") ?? "";
 $("by").onchange = () => sessionStorage.setItem("everline-by", $("by").value);
-$("login").addEventListener("cancel", (event) => event.preventDefault());
+$("without").onclick = () => $("login").close();
 window.addEventListener("hashchange", choose);
 choose();
 listen();

@@ -16,16 +16,22 @@ class Client:
         self.port = port
         self._connection = HTTPConnection(host, port, timeout=timeout_s)
 
-    def inspect(self, line: str, data: bytes, *, learn: bool = True) -> dict[str, Any]:
-        """An encoded image -> the server's answer, with `latency_ms` as seen from here."""
+    def inspect(self, line: str, data: bytes, *, learn: bool = True, id: str = "") -> dict[str, Any]:
+        """An encoded image -> the server's answer, with `latency_ms` as seen from here. id: of the bytes if empty."""
+        query = f"learn={str(learn).lower()}" + (f"&id={quote(id, safe='')}" if id else "")
         start = time.perf_counter()
-        answer = self._ask("POST", f"/lines/{quote(line)}/inspect?learn={str(learn).lower()}", data, "image/*")
+        answer = self._ask("POST", f"/lines/{quote(line)}/inspect?{query}", data, "image/*")
         return {**answer, "latency_ms": (time.perf_counter() - start) * 1000}
 
     def rollback(self, line: str, version: int | None = None) -> dict[str, Any]:
         """Makes an older version current."""
         body = json.dumps({} if version is None else {"version": version}).encode()
         return self._ask("POST", f"/lines/{quote(line)}/rollback", body, "application/json")
+
+    def feedback(self, line: str, id: str, label: str, by: str = "") -> dict[str, Any]:
+        """Says of a logged image that it was `ok` or shows a `defect`."""
+        body = json.dumps({"id": id, "label": label, "by": by}).encode()
+        return self._ask("POST", f"/lines/{quote(line)}/feedback", body, "application/json")
 
     def get(self, path: str) -> Any:
         """A GET request's answer."""

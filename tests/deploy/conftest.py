@@ -1,12 +1,16 @@
 """The whole application without Ray: real routes, desk, line, log and detector; only MLflow is a double."""
 
 import asyncio
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import uvicorn
 from everline.deploy.desk import Desk
 from everline.deploy.guard import Rules
 from everline.deploy.web import application
@@ -95,3 +99,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory, parts: list[bytes]) -> Itera
     yield make
     for line in opened:
         line.writer.release()
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """The application behind a real socket of this machine; gives its address."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()  # who comes before the server is ready waits
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()

@@ -1,8 +1,6 @@
 """/openapi.json says what the routes do, tried by schemathesis against the whole application; /docs shows it."""
 
 import re
-import socket
-import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +8,6 @@ from typing import Any
 
 import pytest
 import schemathesis
-import uvicorn
 from everline.deploy import described, manual
 from everline.deploy.guard import Rules
 from everline.deploy.tokens import Tokens, make_token
@@ -19,6 +16,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from .conftest import serving
 
 Whole = Callable[..., FastAPI]
 OPERATIONS = 14
@@ -159,12 +158,7 @@ def test_the_page_has_every_route_and_an_example_and_names_no_other_host(tmp_pat
 def test_the_page_works_by_keyboard_and_asks_nobody_else(browser: Any) -> None:
     app = bare()
     app.router.lifespan_context = no_lifespan
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
+    with serving(app) as url:
         page = browser.new_page(color_scheme="dark")
         wrong: list[str] = []
         asked: list[str] = []
@@ -181,8 +175,6 @@ def test_the_page_works_by_keyboard_and_asks_nobody_else(browser: Any) -> None:
         assert f"'{url}/lines'" in page.locator(".example code").nth(2).inner_text()
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
         page.close()
-        server.should_exit = True
-        thread.join()
     assert not [one for one in asked if not one.startswith(url)] and len(asked) >= 4
     assert wrong == []
 

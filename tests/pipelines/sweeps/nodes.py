@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import tempfile
+from contextlib import suppress
 from typing import Any
 
 from ray._private import ray_constants
@@ -35,8 +36,12 @@ def trials(cluster: Cluster) -> list[dict[str, Any]]:
 
 
 def kill(cluster: Cluster, name: str, pid: int) -> None:
-    cluster.remove_node(named(cluster, name), allow_graceful=False)
-    os.kill(pid, signal.SIGKILL)
+    """Not by Cluster.remove_node, which gives up, and the cluster with it, where a killed process lingers."""
+    node = named(cluster, name)
+    node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
+    cluster.worker_nodes.remove(node)
+    with suppress(ProcessLookupError):  # its node may have taken it along
+        os.kill(pid, signal.SIGKILL)
 
 
 def silence(cluster: Cluster, name: str, how: signal.Signals) -> None:

@@ -36,14 +36,15 @@ class Nodes:
 
     def _heard(self) -> Any:
         assert self._process.stdout is not None
-        return json.loads(self._process.stdout.readline() or "null")
+        line = self._process.stdout.readline()
+        assert line, "the cluster's process has ended; see what it said"
+        return json.loads(line)
 
 
 @contextmanager
 def nodes(*cpus: int) -> Iterator[Nodes]:
     command = [sys.executable, str(Path(__file__).with_name("nodes.py")), *map(str, cpus)]
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=quiet) as process:
+    with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         yield Nodes(process)
 
 
