@@ -39,6 +39,8 @@ class Decides(Protocol):
     @property
     def publish_every(self) -> int: ...
     @property
+    def probation(self) -> int: ...
+    @property
     def drift(self) -> str: ...
 
 
@@ -82,10 +84,11 @@ class Fold:
         device: str = "cpu",
         false_reject_rate: float = 0.01,
         publish_every: int = 200,
+        probation: int = 25,
         drift: str = "adapt",
     ) -> None:
         self.learner = build(method, **params, device=device)
-        self.false_reject_rate, self.publish_every = false_reject_rate, publish_every
+        self.false_reject_rate, self.publish_every, self.probation = false_reject_rate, publish_every, probation
         self.candidate: Candidate | None = None
         self.watermark = -1  # sequence number of the last applied record
         self.current: int | None = None  # the version that gives verdicts
@@ -94,7 +97,7 @@ class Fold:
         self.online = Online(false_reject_rate)
         self.defects: dict[int, bytes] = {}  # number of the image's record -> the image, oldest first
         self._shown: dict[int, dict[int, float]] = {}  # watermark of a version to be published -> scores of defects
-        self._needed = Calibration((), false_reject_rate).needed
+        self._enough = max(Calibration((), false_reject_rate).needed, probation)
         self.watch = Watch(false_reject_rate, drift)
         self.remembered = Remembered()
         self.ask: Callable[[Question], Tensor | None] | None = None
@@ -111,6 +114,7 @@ class Fold:
             device=settings.device,
             false_reject_rate=settings.false_reject_rate,
             publish_every=settings.publish_every,
+            probation=settings.probation,
             drift=settings.drift,
         )
 
@@ -222,7 +226,7 @@ class Fold:
         candidate = self.candidate
         if candidate is None or not candidate.scores:
             return None
-        if len(candidate.scores) < self._needed and not self._snapshot_due():
+        if len(candidate.scores) < self._enough and not self._snapshot_due():
             return None
         self.candidate = None
         shown = {
@@ -252,7 +256,7 @@ class Fold:
         rejects = sorted(candidate.rejected.values())
         if share is None:
             return [max(candidate.scores)] * min(len(rejects), explained_by(count, self.false_reject_rate))
-        return rejects[: round(min(len(rejects), share * count))]
+        return rejects[: round(share * count)]
 
     def _snapshot_due(self) -> bool:
         """At 25, 50, 100, ... images while the line is young, then every `publish_every`."""
@@ -296,7 +300,7 @@ class Fold:
         One of an everline that knew no feedback goes on without the verdicts before it.
         """
         if meta.get("settings") != self._settings():
-            raise StateError("it was made with another false_reject_rate or publish_every")
+            raise StateError("it was made with another false_reject_rate, publish_every or probation")
         self.learner.load_state(states["learner"])
         if "candidate" in states:
             kept = meta["candidate"]
@@ -325,7 +329,8 @@ class Fold:
 
     def _settings(self) -> dict[str, Any]:
         """What decides, beside the learner, which versions come of the records."""
-        return {"false_reject_rate": self.false_reject_rate, "publish_every": self.publish_every}
+        names = ("false_reject_rate", "publish_every", "probation")
+        return {name: getattr(self, name) for name in names}
 
 
 def _score(detector: Detector, features: Tensor) -> float:

@@ -44,6 +44,7 @@ SPARED = 2  # times the promised rate: what a threshold below a known defect may
 CONFIDENCE = 0.95
 TAIL = 0.3  # of the images that passed, by whose scores is told how many are cut off
 LEAST_PASSED = 30
+STEEPEST = 500.0  # tail that is told from none: its rate times its reach
 
 
 @dataclass(frozen=True)
@@ -221,17 +222,16 @@ class Online:
 def beyond(passed: Sequence[float], limit: float) -> float:
     """How many more scores lie above a limit, given those up to it: an exponential tail, fitted as cut off there.
 
-    The upper 30 % of what passed; maximum likelihood for the truncated exponential. inf where they do not thin out.
+    The upper 30 % of what passed; maximum likelihood for the truncated exponential. Never more than those who tell it.
     """
     top = sorted(passed)[-max(2, round(TAIL * len(passed))) :]
     reach = limit - top[0]
     share = (float(np.mean(top)) - top[0]) / reach if reach > 0 else 0.0
-    if share <= 0.0:
+    if share <= 1 / STEEPEST:
         return 0.0
-    if share >= 0.5:
-        return math.inf
-    steep = brentq(lambda x: 1 / x - 1 / math.expm1(x) - share, 1e-6, 700.0)  # of the tail, times its reach
-    return len(top) / math.expm1(steep)
+    if share >= 1 / math.log(2) - 1:
+        return float(len(top))
+    return len(top) / math.expm1(brentq(lambda x: 1 / x - 1 / math.expm1(x) - share, math.log(2), STEEPEST))
 
 
 def explained_by(known: int, rate: float) -> int:
