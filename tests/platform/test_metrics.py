@@ -217,7 +217,7 @@ def test_a_lines_gauges_end_with_its_process_and_its_counts_stay(
     assert 0 < dropped < len(parts)
 
     def until(line: str, **wanted: float | None) -> None:
-        give_up = time.monotonic() + 120
+        give_up = time.monotonic() + 300
         while True:
             found = scrape(metrics_targets())
             mine = {name: v for (name, labels), v in found.items() if ("line", line) in labels}
