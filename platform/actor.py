@@ -45,8 +45,9 @@ from .waiting import OUTSIDE, Waiting
 log = logging.getLogger("everline.actor")
 NAMESPACE = "everline"
 RETRY_S = 2.0
-TEND_S = 5.0  # between two looks at whether something is owed, and at what Prometheus is told
-TOLD_SHARE = 100  # ... and so many times as long as a look took: images wait for them 1 % of the time
+TEND_S = 5.0  # between two looks at whether something is owed; and Prometheus is told how the line stands
+LOOK_SHARE = 100  # times as long as a look at that took, until the next: images wait for them 1 % of the time
+LOOK_MOST_S = 60.0  # ... but no longer: after one look that was slow by chance, figures must not be old for minutes
 ROOM_S = 5.0  # that a caller waits for room in one call
 PLACE_S = 60.0  # for a node that has room for a line which reserves something
 GONE_S = 10.0  # until Ray has forgotten an actor that was killed
@@ -82,7 +83,8 @@ class LineActor:
         self._closed = False
         self._recent = Recent()
         self._reading = asyncio.Lock()
-        self._told_at = 0.0  # monotonic seconds; before that Prometheus is not told again
+        self._stands: dict[str, Any] = {}  # the line's status when it was looked at last, for Prometheus
+        self._look_at = 0.0  # monotonic seconds; before that it is not looked at again
         self._fruitless = -1  # records when it was opened; -1: the log has advanced since
         self._thread = ThreadPoolExecutor(max_workers=1)  # torch counts threads by thread: everything in this one
         versions = Versions(tracking, name, artifacts)
@@ -257,6 +259,8 @@ class LineActor:
         tended: Future[None] | None = None
         while not self._closed:
             metrics.process(self._name, self._line is not None and self._problem is None, self._waiting.waiting)
+            if self._stands:  # the same again, if need be: Ray soon forgets a gauge that is not set
+                metrics.stands(self._name, self._stands)
             if self._line and (tended is None or tended.done()):
                 tended = self._thread.submit(self._tended)
             time.sleep(TEND_S)
@@ -265,16 +269,16 @@ class LineActor:
         if self._line and self._line.owes:
             self._settle()
         began = time.monotonic()
-        if began < self._told_at:
+        if began < self._look_at:
             return
         try:
-            metrics.stands(self._name, self._look())
+            self._stands = self._look()
         except LineDown:
             return
         except Exception:  # nobody waits for this one
             log.exception("line %s could not say how it stands", self._name)
         now = time.monotonic()
-        self._told_at = now + TOLD_SHARE * (now - began)
+        self._look_at = now + pause_after(now - began)
 
     def _start_again_if_broken(self) -> None:
         """A state that cannot be trusted ends with its process: Ray starts another, which folds over the log."""
@@ -309,6 +313,11 @@ class LineActor:
                     return
                 log.warning("line %s did not come back: %s", self._name, error)
             time.sleep(RETRY_S)
+
+
+def pause_after(took_s: float) -> float:
+    """Seconds for which a line is not looked at again for Prometheus, after a look that took so long."""
+    return min(LOOK_SHARE * took_s, LOOK_MOST_S)
 
 
 def start_line(name: str, fleet: Fleet, detached: bool = False) -> tuple[Any, bool]:

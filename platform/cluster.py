@@ -11,7 +11,10 @@ from ..methods.errors import LineDown
 from .actor import NAMESPACE
 
 MIB = 2**20
-DOOR = ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "everline.deploy.door:middlewares")  # of a cluster's HTTP server
+FOR_SERVE = {  # of a cluster's HTTP server: what stands in it, and the seconds that it may take to start
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "everline.deploy.door:middlewares",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # after its own 5 s Serve kills it, and a busy machine takes longer
+}
 
 
 def connect(own: bool = False, cpus: int | None = None) -> bool:
@@ -33,7 +36,7 @@ def connect(own: bool = False, cpus: int | None = None) -> bool:
         except (ConnectionError, RuntimeError, ValueError) as error:
             if wanted != "auto":
                 raise LineDown(f"no Ray cluster answers at RAY_ADDRESS={wanted}: {error}") from error
-    os.environ.setdefault(*DOOR)
+    os.environ.update(FOR_SERVE | os.environ)
     ray.init(
         address="local",
         namespace=NAMESPACE,

@@ -67,6 +67,7 @@ class Watch:
     def __init__(self, false_reject_rate: float, policy: str = "adapt") -> None:
         self.rate, self.policy = false_reject_rate, policy
         self._streams: dict[str, _Stream] = {}  # by task, that of the last image at the end
+        self._none = _Stream()  # while there is no image; made here, so that no image and no look waits for an import
 
     def take(self, record: Record) -> None:
         """An image's record; one without moments (of an older everline), or not meant for learning, is passed over."""
@@ -116,7 +117,7 @@ class Watch:
 
     @property
     def _now(self) -> "_Stream":
-        return next(reversed(self._streams.values()), _Stream())
+        return next(reversed(self._streams.values()), self._none)
 
 
 class _Signal:
@@ -145,7 +146,7 @@ class _Signal:
 
 
 def _test(mode: str) -> Any:
-    from river.drift import PageHinkley  # a second of import, which only a line at work has to wait for
+    from river.drift import PageHinkley  # a second of import, for which only a line that opens has to wait
 
     return PageHinkley(min_instances=1, delta=SLACK, threshold=LIMIT, alpha=1.0, mode=mode)
 

@@ -13,7 +13,7 @@ import psutil
 import ray
 
 from ..methods.errors import LineDown
-from .cluster import DOOR, MIB, connect, disconnect
+from .cluster import FOR_SERVE, MIB, connect, disconnect
 
 log = logging.getLogger("everline.head")
 LABEL = ("started-by", "everline")
@@ -72,7 +72,7 @@ def _start() -> None:
     """`ray start --head` with this Python, a session of its own (Ctrl-C does not reach it) and a token at its door."""
     env = {**os.environ, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     env.setdefault("RAY_AUTH_MODE", "token")
-    env.setdefault(*DOOR)
+    env.update(FOR_SERVE | env)
     if env["RAY_AUTH_MODE"] == "token" and not (_token().is_file() or "RAY_AUTH_TOKEN" in env):
         _ray(["get-auth-token", "--generate"], env)
     _ray(

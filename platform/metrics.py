@@ -1,8 +1,9 @@
 """What Prometheus hears of lines and serving replicas: one table, and Ray's agent on each node exports it.
 
 Ray writes `ray_` before each name, adds labels of its own (the node, the worker) and sends counts every ten seconds. A
-gauge goes some twenty seconds after its process, a counter stays with the node; a gauge that is set to NaN is not
-exported. Without Ray the same calls count in this process, and nobody hears of it.
+gauge goes some twenty seconds after it was set last (by a process that ended, or one that says it once), a counter
+stays with the node; a gauge that is set to NaN is not exported. Without Ray the same calls count in this process, and
+nobody hears of it.
 """
 
 from collections.abc import Mapping

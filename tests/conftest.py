@@ -41,9 +41,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def ray_session() -> Iterator[None]:
     """One local Ray cluster for the whole run: logical CPUs may exceed real ones."""
     import ray
-    from everline.platform.cluster import DOOR
+    from everline.platform.cluster import FOR_SERVE
 
-    os.environ.setdefault(*DOOR)
+    os.environ.update(FOR_SERVE | os.environ)
     with tempfile.TemporaryDirectory(prefix="ev", dir="/tmp", ignore_cleanup_errors=True) as folder:
         ray.init(
             address="local",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from everline.methods.errors import StateError
+from everline.platform import drift
 from everline.platform.drift import KEEP, LIGHT, RECENT, REFERENCE, Watch, moments
 from everline.platform.record import Record
 from hypothesis import given, settings
@@ -131,6 +132,13 @@ def test_a_change_of_product_is_no_drift() -> None:
 def test_records_without_moments_are_passed_over() -> None:
     state = watch([Record(kind="image", id="a", seq=0, verdict="reject"), Record(kind="publish", id="b", seq=1)])
     assert state.status() == {"state": "none", "since": None, "by": ""}
+
+
+def test_who_asks_a_watch_waits_for_nothing_to_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    young, at_work = Watch(0.01), watch(stream(60))
+    monkeypatch.setattr(drift, "_test", lambda _: pytest.fail("river is imported, and a test made, for a question"))
+    assert young.status() == at_work.status() == {"state": "none", "since": None, "by": ""}
+    assert not young.holds
 
 
 def test_images_that_are_not_meant_for_learning_are_passed_over() -> None:

@@ -1,18 +1,20 @@
 """The one table of metrics: what is counted, what the dashboard asks for, and what the documents list."""
 
+import asyncio
 import json
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 import yaml
 from everline.methods.errors import Dropped
-from everline.platform import metrics
-from everline.platform.actor import _actor, answer, start_line
+from everline.platform import actor, metrics
+from everline.platform.actor import TEND_S, LineActor, _actor, answer, pause_after, start_line
 from everline.platform.cluster import metrics_targets
 from everline.platform.line import Inspection
 from everline.platform.log import line_folder
@@ -156,6 +158,37 @@ def test_a_line_without_a_version_is_at_version_0(heard: dict[str, Heard]) -> No
     assert heard["everline_version"].told == heard["everline_serving_version"].told == {("mono",): [0]}
 
 
+def test_images_wait_for_looks_one_percent_of_the_time_and_one_slow_look_does_not_make_figures_old() -> None:
+    assert pause_after(0.002) < TEND_S
+    assert pause_after(0.3) == pytest.approx(30)
+    assert pause_after(2.5) == pause_after(1000) == 60
+
+
+def test_a_line_that_is_seldom_looked_at_is_told_of_as_often_as_another(
+    heard: dict[str, Heard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    class Slow(LineActor):
+        def _look(self) -> dict[str, Any]:
+            time.sleep(0.3)
+            looks.append(super()._look())
+            return looks[-1]
+
+    context = SimpleNamespace(get_node_id=lambda: "here", was_current_actor_reconstructed=False)
+    monkeypatch.setattr(actor, "ray", SimpleNamespace(get_runtime_context=lambda: context))
+    monkeypatch.setattr(actor, "TEND_S", 0.01)
+    settings = parse_fleet({"store": "store", "lines": {"mono": {"params": {"size": 64}}}}, tmp_path).line("mono")
+    line = Slow("mono", settings, str(tmp_path), "none")
+    told = heard["everline_images_learned"].told
+    give_up = time.monotonic() + 120
+    while len(told.get(("mono",), [])) < 10 and time.monotonic() < give_up:
+        time.sleep(0.01)
+    asyncio.run(line.close())
+    assert set(told["mono",]) == {0} and len(told["mono",]) >= 10
+    assert len(looks) == 1, "Ray forgets a gauge that is not set for twenty seconds, however long the next look is off"
+
+
 def test_without_ray_all_of_it_counts_for_nobody_and_does_no_harm() -> None:
     metrics.recorded("mono", Inspection("mono", "a.png", 0, "pass", 1.0, 0.4, 2.0, 1), 0.02)
     metrics.dropped("mono")
@@ -184,7 +217,7 @@ def test_a_lines_gauges_end_with_its_process_and_its_counts_stay(
     assert 0 < dropped < len(parts)
 
     def until(line: str, **wanted: float | None) -> None:
-        give_up = time.monotonic() + 120
+        give_up = time.monotonic() + 300
         while True:
             found = scrape(metrics_targets())
             mine = {name: v for (name, labels), v in found.items() if ("line", line) in labels}
