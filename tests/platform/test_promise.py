@@ -84,4 +84,4 @@ def test_over_versions_and_without_a_word_the_rate_stays_near_what_was_promised(
                 line.inspect(features)
             assert line.versions >= 4
             rates.append(line.rejects(shown[300:]) / HELD)
-    assert np.mean(rates) < 1.7 * RATE  # three times it, where nothing is held to be cut off
+    assert np.mean(rates) < 1.9 * RATE  # more than twice it, where nothing is held to be cut off
