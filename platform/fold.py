@@ -39,6 +39,8 @@ class Decides(Protocol):
     @property
     def publish_every(self) -> int: ...
     @property
+    def probation(self) -> int: ...
+    @property
     def drift(self) -> str: ...
 
 
@@ -49,7 +51,7 @@ class Candidate:
     detector: Detector
     watermark: int  # sequence number of the last record that it learned from
     scores: list[float] = field(default_factory=list)
-    rejected: list[int] = field(default_factory=list)  # records of which nobody has said anything
+    rejected: dict[int, float] = field(default_factory=dict)  # record -> its score, where nobody has said anything
     asked: dict[Question, float | None] = field(default_factory=dict)  # score; None: the image could not be had
 
 
@@ -82,10 +84,11 @@ class Fold:
         device: str = "cpu",
         false_reject_rate: float = 0.01,
         publish_every: int = 200,
+        probation: int = 25,
         drift: str = "adapt",
     ) -> None:
         self.learner = build(method, **params, device=device)
-        self.false_reject_rate, self.publish_every = false_reject_rate, publish_every
+        self.false_reject_rate, self.publish_every, self.probation = false_reject_rate, publish_every, probation
         self.candidate: Candidate | None = None
         self.watermark = -1  # sequence number of the last applied record
         self.current: int | None = None  # the version that gives verdicts
@@ -94,7 +97,7 @@ class Fold:
         self.online = Online(false_reject_rate)
         self.defects: dict[int, bytes] = {}  # number of the image's record -> the image, oldest first
         self._shown: dict[int, dict[int, float]] = {}  # watermark of a version to be published -> scores of defects
-        self._needed = Calibration((), false_reject_rate).needed
+        self._enough = max(Calibration((), false_reject_rate).needed, probation)
         self.watch = Watch(false_reject_rate, drift)
         self.remembered = Remembered()
         self.ask: Callable[[Question], Tensor | None] | None = None
@@ -111,6 +114,7 @@ class Fold:
             device=settings.device,
             false_reject_rate=settings.false_reject_rate,
             publish_every=settings.publish_every,
+            probation=settings.probation,
             drift=settings.drift,
         )
 
@@ -168,7 +172,7 @@ class Fold:
             return self._learn(record, embed)
         self.counts["not_admitted"] += 1
         if self.candidate is not None and record.verdict == "reject" and record.data.get("learn") is not False:
-            self.candidate.rejected.append(record.seq)
+            self.candidate.rejected[record.seq] = _score(self.candidate.detector, embed(record))
         return None
 
     def _feedback(self, record: Record, embed: Callable[[Record], Tensor]) -> Publish | None:
@@ -183,8 +187,8 @@ class Fold:
         self.defects.pop(of, None)
         for shown in self._shown.values():
             shown.pop(of, None)
-        if self.candidate is not None and of in self.candidate.rejected:
-            self.candidate.rejected.remove(of)
+        if self.candidate is not None:
+            self.candidate.rejected.pop(of, None)
         if label == DEFECT and record.image is not None and len(record.image) <= DEFECT_BYTES:
             self.defects[of] = record.image
             while len(self.defects) > DEFECTS:
@@ -215,23 +219,23 @@ class Fold:
     def _graduate(self, embed: Callable[[Record], Tensor]) -> Publish | None:
         """The candidate has enough fresh scores, or must make room for the next one.
 
-        Of the rejects that it was spared, as many as the promised rate explains count as the highest score it saw:
-        they were cut off the top of what it was shown.
+        Images that the current version rejected are not among its scores. As many of them as were normal, by the tail
+        of what passed, count at what it makes of them, the lowest first; where that cannot be told, as many as the
+        promised rate explains, at the highest score it saw.
         """
         candidate = self.candidate
         if candidate is None or not candidate.scores:
             return None
-        if len(candidate.scores) < self._needed and not self._snapshot_due():
+        if len(candidate.scores) < self._enough and not self._snapshot_due():
             return None
         self.candidate = None
-        cut_off = min(len(candidate.rejected), explained_by(len(candidate.scores), self.false_reject_rate))
         shown = {
             of: _score(candidate.detector, embed(Record(kind="feedback", id="", image=data)))
             for of, data in self.defects.items()
         }
         if shown:
             self._shown[candidate.watermark] = shown
-        calibration = Calibration.of(candidate.scores + [max(candidate.scores)] * cut_off, self.false_reject_rate)
+        calibration = Calibration.of(candidate.scores + self._cut_off(candidate), self.false_reject_rate)
         answers = {
             question: calibration.verdict(score) == "reject"
             for question, score in candidate.asked.items()
@@ -245,6 +249,14 @@ class Fold:
             watermark=candidate.watermark,
             held=held_for(answers, self._answered, self.false_reject_rate),
         )
+
+    def _cut_off(self, candidate: Candidate) -> list[float]:
+        """Scores of images that the current version rejected, though they were normal as far as can be told."""
+        count, share = len(candidate.scores), self.online.cut_off()
+        rejects = sorted(candidate.rejected.values())
+        if share is None:
+            return [max(candidate.scores)] * min(len(rejects), explained_by(count, self.false_reject_rate))
+        return rejects[: round(share * count)]
 
     def _snapshot_due(self) -> bool:
         """At 25, 50, 100, ... images while the line is young, then every `publish_every`."""
@@ -264,7 +276,7 @@ class Fold:
             meta["candidate"] = {
                 "watermark": self.candidate.watermark,
                 "scores": self.candidate.scores,
-                "rejected": self.candidate.rejected,
+                "rejected": list(self.candidate.rejected.items()),
                 "asked": [[q.number, q.kind, q.task, score] for q, score in self.candidate.asked.items()],
             }
         if self.defects:
@@ -288,12 +300,12 @@ class Fold:
         One of an everline that knew no feedback goes on without the verdicts before it.
         """
         if meta.get("settings") != self._settings():
-            raise StateError("it was made with another false_reject_rate or publish_every")
+            raise StateError("it was made with another false_reject_rate, publish_every or probation")
         self.learner.load_state(states["learner"])
         if "candidate" in states:
             kept = meta["candidate"]
             detector = restore(states["candidate"], self.learner.device)
-            rejected = list(kept.get("rejected", []))
+            rejected = dict(map(tuple, kept.get("rejected", [])))
             asked = {Question(n, kind, task): score for n, kind, task, score in kept.get("asked", [])}
             self.candidate = Candidate(detector, kept["watermark"], list(kept["scores"]), rejected, asked)
         self.watermark, self.current = meta["watermark"], meta["current"]
@@ -317,7 +329,8 @@ class Fold:
 
     def _settings(self) -> dict[str, Any]:
         """What decides, beside the learner, which versions come of the records."""
-        return {"false_reject_rate": self.false_reject_rate, "publish_every": self.publish_every}
+        names = ("false_reject_rate", "publish_every", "probation")
+        return {name: getattr(self, name) for name in names}
 
 
 def _score(detector: Detector, features: Tensor) -> float:

@@ -555,6 +555,7 @@ class Line:
             "torch": str(torch.__version__),
             "device": s.device,
             "publish_every": str(s.publish_every),
+            "probation": str(s.probation),
             "made_on": "; ".join(self._made_on),
         }
 

@@ -10,6 +10,10 @@ are normal ones too, as far as anybody knows:
   score, but at the threshold that rejected them: where nothing is known, nothing changes, and no run of defects
   lifts the threshold. Only an operator's word, or an image that passed, does.
 
+The next version is calibrated on images that this one let pass: on normal images whose highest scores are cut off.
+Without a correction each version would cut a little deeper than the last. How many are cut off is estimated from the
+tail of those that passed alone (`beyond`): rejects have no say in it, so no run of defects moves it.
+
 Adaptive conformal inference (Gibbs and Candès 2021) moves the rate that the threshold is made for: a false reject that
 an operator confirms lowers it, images that pass lead it back, and never above what was promised. Where every false
 reject of T images was confirmed, their share is at most rate + (rate + step) / (step T): that of the method, less what
@@ -17,10 +21,13 @@ is given up by a threshold that is never above the window's highest score, or is
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+import numpy as np
 import torch
+from scipy.optimize import brentq
 from scipy.special import betaincinv
 
 from ..methods.detector import State
@@ -35,6 +42,9 @@ LEAST, MOST = 500, 5000  # ... but not fewer, nor more where the rate does not n
 STEP = 0.25  # of adaptive conformal inference, as a share of the rate
 SPARED = 2  # times the promised rate: what a threshold below a known defect may come to
 CONFIDENCE = 0.95
+TAIL = 0.3  # of the images that passed, by whose scores is told how many are cut off
+LEAST_PASSED = 30
+STEEPEST = 500.0  # tail that is told from none: its rate times its reach
 
 
 @dataclass(frozen=True)
@@ -156,6 +166,15 @@ class Online:
                 return below
         return threshold
 
+    def cut_off(self) -> float | None:
+        """Normal images above the threshold for each one that passed; None where too few passed to tell."""
+        mine = [one for one in self.judged.values() if one.version == self.version][-self.window :]
+        passed = [one.score for one in mine if one.limit is None and one.label != DEFECT]
+        limits = [one.limit for one in mine if one.limit is not None]
+        if len(passed) < LEAST_PASSED or not limits:
+            return None
+        return beyond(passed, float(np.median(limits))) / len(passed)
+
     def achieved(self) -> Achieved:
         """Over the verdicts that are kept, whichever version gave them."""
         words = [(one.limit is not None, one.label) for one in self.judged.values()]
@@ -198,6 +217,21 @@ class Online:
             word = LABELS[label] if label >= 0 else None
             made.judged[seq] = Judged(version, score, limit if rejected else None, word)
         return made
+
+
+def beyond(passed: Sequence[float], limit: float) -> float:
+    """How many more scores lie above a limit, given those up to it: an exponential tail, fitted as cut off there.
+
+    The upper 30 % of what passed; maximum likelihood for the truncated exponential. Never more than those who tell it.
+    """
+    top = sorted(passed)[-max(2, round(TAIL * len(passed))) :]
+    reach = limit - top[0]
+    share = (float(np.mean(top)) - top[0]) / reach if reach > 0 else 0.0
+    if share <= 1 / STEEPEST:
+        return 0.0
+    if share >= 1 / math.log(2) - 1:
+        return float(len(top))
+    return len(top) / math.expm1(brentq(lambda x: 1 / x - 1 / math.expm1(x) - share, math.log(2), STEEPEST))
 
 
 def explained_by(known: int, rate: float) -> int:

@@ -103,6 +103,7 @@ class _Made:
     params: dict[str, Any]
     false_reject_rate: float
     publish_every: int
+    probation: int
     threads: int
     device: str
     made_on: str
@@ -116,13 +117,15 @@ class _Made:
         method, params = state.meta.get("method"), state.meta.get("params")
         if not isinstance(method, str) or not isinstance(params, dict):
             raise StateError(f"version {version.version}: its state does not say which method and parameters made it.")
-        fallback = {"publish_every": today.publish_every, "threads": today.threads, "device": today.device}
+        names = ("publish_every", "probation", "threads", "device")
+        fallback = {name: getattr(today, name) for name in names}
         say = {name: tags.get(name, str(value)) for name, value in fallback.items()}
         return cls(
             method=method,
             params=dict(params),
             false_reject_rate=calibration.false_reject_rate,
             publish_every=_number(say["publish_every"]),
+            probation=_number(say["probation"]),
             threads=_number(say["threads"]),
             device=say["device"] if torch.device(say["device"]).type == "cpu" or torch.cuda.is_available() else "cpu",
             made_on=tags.get("made_on", ""),

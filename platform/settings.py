@@ -27,6 +27,12 @@ class LineSettings:
     publish_every: int = param(
         200, "learned images between two snapshots, once past 25, 50, 100", low=25, unit="images"
     )
+    probation: int = param(
+        25,
+        "fresh images that a candidate scores before it may judge; more, where the rate needs them",
+        low=1,
+        unit="images",
+    )
     checkpoint_every: int = param(100, "records between two checkpoints", low=1, unit="records")
     keep_days: float = param(
         0.0, "images older than this lose their bytes, not their records; 0: never", low=0, unit="days"

@@ -23,7 +23,7 @@ from fastapi import FastAPI
 from ..platform.lines import Shelf
 
 SETTINGS = LineSettings(
-    method="padim", params={"size": 64, "weights": "none"}, publish_every=25, false_reject_rate=0.2
+    method="padim", params={"size": 64, "weights": "none"}, publish_every=25, false_reject_rate=0.2, probation=1
 )
 
 

@@ -20,7 +20,7 @@ from everline.platform.versions import Versions
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 NASTY = "<img src=x onerror=document.title='hacked'>/../50 %?a=b&c"
-LINE = {"method": "lemo", "false_reject_rate": 0.2, "publish_every": 25, "params": {"size": 64}}
+LINE = {"method": "lemo", "false_reject_rate": 0.2, "probation": 1, "publish_every": 25, "params": {"size": 64}}
 
 
 @dataclass

@@ -16,7 +16,7 @@ from everline.platform.line import Line, embed_image
 from everline.platform.settings import LineSettings
 from PIL import Image
 
-SETTINGS = LineSettings(method="lemo", params={"size": 64}, checkpoint_every=20, false_reject_rate=0.05)
+SETTINGS = LineSettings(method="lemo", params={"size": 64}, checkpoint_every=20, false_reject_rate=0.05, probation=1)
 
 
 class Shelf:
@@ -90,7 +90,7 @@ def ask_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("everline.platform.line.RETRY_SHARE", 0)
 
 
-QUICK = LineSettings(method="lemo", params={"size": 64}, false_reject_rate=0.2, publish_every=25)
+QUICK = LineSettings(method="lemo", params={"size": 64}, false_reject_rate=0.2, probation=1, publish_every=25)
 
 
 def another(shelf: Shelf) -> int:

@@ -38,7 +38,7 @@ from everline.platform.versions import Versions
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 DEADLY = {10: signal.SIGKILL, 35: signal.SIGTERM}  # what happens at which image
-LINE = {"method": "lemo", "false_reject_rate": 0.05, "checkpoint_every": 20, "params": {"size": 64}}
+LINE = {"method": "lemo", "false_reject_rate": 0.05, "probation": 1, "checkpoint_every": 20, "params": {"size": 64}}
 
 
 @pytest.fixture(scope="module")

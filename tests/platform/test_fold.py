@@ -43,7 +43,7 @@ def test_what_is_not_admitted_is_counted_and_not_learned() -> None:
 
 
 def test_a_candidate_is_judged_on_images_it_has_not_learned() -> None:
-    state = fold(false_reject_rate=0.05)
+    state = fold(false_reject_rate=0.05, probation=1)
     ready = run(state, 0, 60)
     first = ready[0]
     assert first.watermark == 24
@@ -61,7 +61,7 @@ def test_snapshots_double_and_then_come_at_a_steady_pace() -> None:
 
 
 def test_a_candidate_waits_for_as_many_scores_as_the_rate_needs() -> None:
-    ready = run(fold(false_reject_rate=0.1, publish_every=100), 0, 40)
+    ready = run(fold(false_reject_rate=0.1, probation=1, publish_every=100), 0, 40)
     assert len(ready[0].calibration.scores) == 9
     assert ready[0].calibration.calibrated
 

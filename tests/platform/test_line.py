@@ -178,7 +178,7 @@ def test_a_version_that_waited_goes_out_after_a_restart(opened: Callable[..., Li
 
 def test_rollback_is_a_record_and_survives(opened: Callable[..., Line]) -> None:
     shelf = Shelf()
-    settings = LineSettings(method="lemo", params={"size": 64}, false_reject_rate=0.2, publish_every=25)
+    settings = LineSettings(method="lemo", params={"size": 64}, false_reject_rate=0.2, probation=1, publish_every=25)
     line = opened(shelf, settings=settings)
     send(line, 0, 60)
     line.settle()
@@ -337,7 +337,7 @@ def test_another_method_folds_over_yesterday(opened: Callable[..., Line]) -> Non
     line = opened(shelf)
     send(line, 0, 50)
     line.close()
-    other = LineSettings(method="padim", params={"size": 64}, false_reject_rate=0.05)
+    other = LineSettings(method="padim", params={"size": 64}, false_reject_rate=0.05, probation=1)
     line = opened(shelf, settings=other)
     assert line.fold.learner.name == "padim"
     assert line.status()["images_learned"] == 50
@@ -350,7 +350,9 @@ def test_a_version_of_another_size_still_gives_verdicts(opened: Callable[..., Li
     line = opened(shelf)
     send(line, 0, 50)
     line.close()
-    line = opened(shelf, settings=LineSettings(method="lemo", params={"size": 96}, false_reject_rate=0.05))
+    line = opened(
+        shelf, settings=LineSettings(method="lemo", params={"size": 96}, false_reject_rate=0.05, probation=1)
+    )
     shelf.rollback(1)
     line.rollback(1)
     assert line.inspect(png(80), "next").version == 1

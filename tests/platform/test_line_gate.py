@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .lines import QUICK, Shelf, die, png, send
 
-WATCHED = replace(QUICK, false_reject_rate=0.05, checkpoint_every=20)
+WATCHED = replace(QUICK, false_reject_rate=0.05, probation=1, checkpoint_every=20)
 
 
 def noisy(index: int) -> bytes:
@@ -76,7 +76,7 @@ def test_a_roll_back_takes_what_comes_then_for_usual(opened: Callable[..., Line]
 
 
 def test_a_candidate_is_asked_what_the_line_remembers(opened: Callable[..., Line]) -> None:
-    line = opened(settings=replace(QUICK, false_reject_rate=0.05, publish_every=200))
+    line = opened(settings=replace(QUICK, false_reject_rate=0.05, probation=1, publish_every=200))
     send(line, 0, 43)
     line.settle()
     assert line.fold.candidate is not None
@@ -93,7 +93,7 @@ def test_a_candidate_that_rejects_what_is_normal_is_held_and_says_why(
 ) -> None:
     shelf, ask, wrong = Shelf(), Line._asked, [True]
     monkeypatch.setattr(Line, "_asked", lambda self, question: _spoilt(ask(self, question), wrong[0]))
-    settings = replace(WATCHED, false_reject_rate=0.02, publish_every=200)
+    settings = replace(WATCHED, false_reject_rate=0.02, probation=1, publish_every=200)
     line = opened(shelf, settings=settings)
     send(line, 0, 55)
     if crash:

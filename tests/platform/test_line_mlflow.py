@@ -20,7 +20,9 @@ from everline.platform.tracking import prepare_tracking
 from everline.platform.versions import Versions
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-QUICK = LineSettings(method="lemo", params={"size": 64}, false_reject_rate=0.2, publish_every=25, checkpoint_every=20)
+QUICK = LineSettings(
+    method="lemo", params={"size": 64}, false_reject_rate=0.2, probation=1, publish_every=25, checkpoint_every=20
+)
 
 
 @pytest.fixture

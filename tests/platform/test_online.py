@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from everline.platform.calibration import Calibration
-from everline.platform.online import Online, explained_by, interval
+from everline.platform.online import Online, beyond, explained_by, interval
 from everline.platform.record import Record
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -173,3 +173,35 @@ def test_goes_on_from_its_packed_self_to_the_last_bit(images: list[tuple[float, 
         again = Online.unpack(RATE, online.pack())
         assert vars(again) == vars(online)
         online = again
+
+
+@pytest.mark.parametrize("draw", ["normal", "exponential", "lognormal"])
+@pytest.mark.parametrize("share", [0.1, 0.2])
+def test_what_is_cut_off_is_told_by_the_tail_of_what_passed(draw: str, share: float) -> None:
+    scores = getattr(np.random.default_rng(6), draw)(size=4000)
+    limit = float(np.quantile(scores, 1 - share))
+    found = beyond(scores[scores <= limit].tolist(), limit) / len(scores)
+    assert 0.4 * share < found < 3 * share  # of normal scores it is too many: their tail is no exponential
+
+
+def test_of_what_thins_out_before_the_limit_nothing_is_cut_off() -> None:
+    assert beyond(np.random.default_rng(7).normal(size=500).tolist(), 30.0) < 0.01
+    assert beyond([1.0] * 50, 1.0) == beyond([1.0] * 50, 90.0) == 0.0
+
+
+@given(st.lists(st.floats(0, 1), min_size=30, max_size=200))
+def test_no_more_is_held_to_be_cut_off_than_the_scores_that_tell_it(scores: list[float]) -> None:
+    assert 0 <= beyond(scores, max(scores)) <= math.ceil(0.3 * len(scores))
+
+
+def test_no_run_of_defects_moves_what_is_held_to_be_cut_off() -> None:
+    rng = np.random.default_rng(8)
+    base, (plain, struck) = Calibration.of(rng.normal(size=200), 0.2), (fresh(0.2), fresh(0.2))
+    scores = [float(s) for s in rng.normal(size=300)]
+    stream(plain, base, np.array(scores), None)
+    for seq, score in enumerate(scores):
+        judged(struck, base, seq, score)
+        judged(struck, base, 1000 + seq, 50.0)
+    told, same = plain.cut_off(), struck.cut_off()
+    assert told is not None and same is not None
+    assert 0.1 < told < 0.4 and same == pytest.approx(told, abs=0.1)

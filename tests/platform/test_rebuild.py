@@ -21,7 +21,12 @@ from everline.platform.settings import LineSettings
 from everline.platform.versions import Versions
 
 QUICK = LineSettings(
-    method="lemo", params={"size": 64, "seed": 3}, checkpoint_every=20, false_reject_rate=0.2, publish_every=25
+    method="lemo",
+    params={"size": 64, "seed": 3},
+    checkpoint_every=20,
+    false_reject_rate=0.2,
+    probation=1,
+    publish_every=25,
 )
 
 

@@ -330,7 +330,9 @@ def parts(count: int) -> list[tuple[bytes, str]]:
 def test_a_line_goes_on_in_an_outage_and_is_what_it_is_without_one(
     switch: Switch, s3_store: S3Path, tmp_path: Path
 ) -> None:
-    settings = LineSettings(method="lemo", params={"size": 64}, checkpoint_every=10, false_reject_rate=0.05)
+    settings = LineSettings(
+        method="lemo", params={"size": 64}, checkpoint_every=10, false_reject_rate=0.05, probation=1
+    )
     shelf, sent = Kept(), parts(90)
     line = Line("a", settings, s3_store, shelf, tmp_path)
     try:

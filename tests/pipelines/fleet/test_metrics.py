@@ -25,7 +25,7 @@ from everline.platform.metrics import METRICS
 FLEET = """\
 store: store
 lines:
-  mono: {method: coreset, false_reject_rate: 0.1, params: {size: 64, memory: 100}}
+  mono: {method: coreset, false_reject_rate: 0.1, probation: 1, params: {size: 64, memory: 100}}
   deaf: {method: lemo, queue: 1, when_full: drop, params: {size: 64}}
 """
 MAIN = [sys.executable, "-c", "from everline.pipelines.main import main; main()"]

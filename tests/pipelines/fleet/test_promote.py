@@ -24,7 +24,7 @@ from everline.platform.record import Record
 from everline.platform.settings import Fleet, read_fleet
 from everline.platform.versions import Versions
 
-SETTINGS = {"method": "lemo", "false_reject_rate": 0.2, "publish_every": 25, "params": {"size": 64}}
+SETTINGS = {"method": "lemo", "false_reject_rate": 0.2, "probation": 1, "publish_every": 25, "params": {"size": 64}}
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from everline.platform.log import line_folder, verify
 FLEET = """\
 store: store
 lines:
-  mono: {method: coreset, false_reject_rate: 0.1, params: {size: 64, memory: 100}}
+  mono: {method: coreset, false_reject_rate: 0.1, probation: 1, params: {size: 64, memory: 100}}
   poly: {method: lemo, params: {size: 64}}
 """
 MAIN = [sys.executable, "-c", "from everline.pipelines.main import main; main()"]

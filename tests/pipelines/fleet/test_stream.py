@@ -16,7 +16,7 @@ FLEET = """\
 store: store
 tracking: sqlite:///mlflow.db
 lines:
-  mono: {method: coreset, false_reject_rate: 0.05, params: {size: 64, memory: 100}}
+  mono: {method: coreset, false_reject_rate: 0.05, probation: 1, params: {size: 64, memory: 100}}
 """
 
 

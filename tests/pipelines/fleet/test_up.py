@@ -24,7 +24,7 @@ from everline.platform.versions import Versions
 
 Cluster = tuple[Callable[..., Any], dict[str, Any]]
 HERE = Path(__file__).parent
-LINE = {"method": "coreset", "false_reject_rate": 0.05, "params": {"size": 64, "memory": 100}}
+LINE = {"method": "coreset", "false_reject_rate": 0.05, "probation": 1, "params": {"size": 64, "memory": 100}}
 MAIN = [sys.executable, "-c", "from everline.pipelines.main import main; main()"]
 
 
