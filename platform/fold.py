@@ -171,9 +171,14 @@ class Fold:
             self.remembered.normal(record.seq, record.task)
             return self._learn(record, embed)
         self.counts["not_admitted"] += 1
-        if self.candidate is not None and record.verdict == "reject" and record.data.get("learn") is not False:
-            self.candidate.rejected[record.seq] = _score(self.candidate.detector, embed(record))
+        if record.verdict == "reject" and record.image is not None and record.data.get("learn") is not False:
+            self._spared(record, embed)
         return None
+
+    def _spared(self, record: Record, embed: Callable[[Record], Tensor]) -> None:
+        """A rejected image is not shown to the candidate, but kept in mind at its score."""
+        if self.candidate is not None:
+            self.candidate.rejected[record.seq] = _score(self.candidate.detector, embed(record))
 
     def _feedback(self, record: Record, embed: Callable[[Record], Tensor]) -> Publish | None:
         """An operator's word. A rejected image that is `ok` comes with its bytes, and is learned if `admitted`."""

@@ -66,6 +66,16 @@ def test_a_candidate_waits_for_as_many_scores_as_the_rate_needs() -> None:
     assert ready[0].calibration.calibrated
 
 
+def test_a_reject_waits_at_its_score_and_is_nothing_where_its_image_is_gone() -> None:
+    state = fold()
+    run(state, 0, 30)
+    for seq, data in enumerate([b"-", None], 30):
+        reject = Record(kind="image", id=str(seq), seq=seq, image=data, admitted=False, verdict="reject")
+        state.apply(reject, lambda r: state.learner.embed(PICTURES[r.seq][None]))
+    assert state.candidate is not None
+    assert list(state.candidate.rejected) == [30] and len(state.candidate.scores) == 5
+
+
 def test_publish_and_rollback_records_set_the_current_version() -> None:
     state = fold()
     for seq, (kind, version) in enumerate([("publish", 1), ("publish", 2), ("rollback", 1)]):

@@ -44,7 +44,7 @@ class Plain:
             verdict = force.verdict(score)
             judged = {"score": score, "threshold": force.threshold, "version": self.versions, "verdict": verdict}
             judged["admitted"] = verdict == "pass"
-        ready = self.fold.apply(Record("image", str(self.seq), seq=self.seq, **judged), lambda _: features)  # type: ignore[arg-type]
+        ready = self.fold.apply(Record("image", str(self.seq), image=b"-", seq=self.seq, **judged), lambda _: features)  # type: ignore[arg-type]
         self.seq += 1
         if ready is not None:
             self.scorer, self.base = restore(ready.state, "cpu"), ready.calibration
