@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -44,11 +45,14 @@ class _Rate(bars.ProgressColumn):
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """A SIGTERM ends it as Ctrl-C does."""
+    """A SIGTERM ends it as Ctrl-C does: by KeyboardInterrupt, or as asyncio has it, whose tasks are cancelled."""
 
-    def stop(*_: Any) -> None:
+    def stop(_: int, frame: FrameType | None) -> None:
         signal.alarm(0)  # Ray's own handler would have the process aborted soon
-        raise KeyboardInterrupt
+        interrupt = signal.getsignal(signal.SIGINT)
+        if not callable(interrupt):  # a shell has its jobs in the background ignore Ctrl-C
+            raise KeyboardInterrupt
+        interrupt(signal.SIGINT, frame)
 
     try:
         before = signal.signal(signal.SIGTERM, stop)

@@ -110,7 +110,7 @@ class Gateway:
         if broker.state:
             client.will_set(broker.state, json.dumps({"state": "offline"}), qos=1, retain=True)
         client.on_connect, client.on_disconnect = self._connected, self._disconnected
-        client.on_message, client.on_publish = self._arrived, self._sent
+        client.on_message, client.on_publish, client.on_subscribe = self._arrived, self._sent, self._listens
         self.client = client
 
     def start(self) -> None:
@@ -176,10 +176,14 @@ class Gateway:
         if reason.is_failure:
             _say(f"the broker refuses: {reason}")
             return
-        _say(f"connected to {self.broker.host}")
         client.subscribe([(topic, 1) for topic in self._topics])
         if self.broker.state:
             client.publish(self.broker.state, json.dumps({"state": "online"}), qos=1, retain=True)
+
+    def _listens(self, client: Any, _: Any, mid: int, reasons: Any, properties: Any) -> None:
+        """From now on no message is missed: only now is it said to be connected."""
+        refused = sorted({str(reason) for reason in reasons if reason.is_failure})
+        _say(f"the broker refuses a topic: {', '.join(refused)}" if refused else f"connected to {self.broker.host}")
 
     def _disconnected(self, client: Any, _: Any, flags: Any, reason: Any, properties: Any) -> None:
         if not self._ended.is_set():

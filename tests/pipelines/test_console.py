@@ -1,12 +1,15 @@
 """Tables on any terminal: narrow ones, those without Unicode, and names that look like markup; JSON files whole."""
 
+import asyncio
 import io
+import os
+import signal
 from pathlib import Path
 
 import pytest
 from everline.methods.errors import StoreError
 from everline.pipelines import console
-from everline.pipelines.console import show_blocks, show_table, write_json
+from everline.pipelines.console import show_blocks, show_table, terminable, write_json
 from rich.console import Console
 
 
@@ -52,3 +55,37 @@ def test_a_json_file_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> 
     assert (tmp_path / "deep" / "a.json").read_text() == '{\n  "a": 1\n}\n'
     with pytest.raises(StoreError, match="cannot be written"):
         write_json({}, tmp_path / "deep" / "a.json" / "b.json")
+
+
+@pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN])
+def test_a_sigterm_ends_a_command_as_ctrl_c_does_even_where_that_is_ignored(ctrl_c: object) -> None:
+    before = signal.signal(signal.SIGINT, ctrl_c)  # type: ignore[arg-type]
+    try:
+        with pytest.raises(KeyboardInterrupt), terminable():
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_sigterm_cancels_what_asyncio_runs_and_strikes_no_task_at_its_work() -> None:
+    seen: list[str] = []
+
+    async def works() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            seen.append("went on")
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            seen.append("was cancelled")
+            raise
+
+    async def main() -> None:
+        await asyncio.create_task(works())
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), terminable():
+            asyncio.run(main())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == ["went on", "was cancelled"]
