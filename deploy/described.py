@@ -87,7 +87,9 @@ class Verdict(BaseModel):
     line: str
     id: str
     record: int = Field(description="its number in the line's log")
-    verdict: str = Field(description="learning: the line has no version yet", json_schema_extra={"enum": [*VERDICTS]})
+    verdict: str = Field(
+        description="learning: no version knows the product yet", json_schema_extra={"enum": [*VERDICTS]}
+    )
     score: float | None = Field(description="higher is worse; comparable within one version")
     p_value: float | None = Field(description="share of normal images with a score at least as high")
     threshold: float | None = Field(description="the highest score that passes; null: none")

@@ -104,6 +104,9 @@ class Fold:
         self.held: dict[str, Any] | None = None  # the last candidate, where it was held: {"record", "reasons"}
         self._answers: dict[int, dict[Question, bool]] = {}  # watermark of a version that is due -> what it rejects
         self._answered: dict[Question, bool] = {}  # ... of the current version
+        self._learned: dict[str, int] = {}  # task -> images learned
+        self._since: dict[str, int] = {}  # task -> the record with which a version of these records knows it
+        self._marks: dict[int, int] = {}  # version -> the last record that it knows
 
     @classmethod
     def of(cls, settings: Decides) -> Self:
@@ -141,11 +144,26 @@ class Fold:
         self.watermark = record.seq
         return ready
 
+    @property
+    def knows(self) -> bool:
+        """Whether the current version is to judge the product at hand: it has learned 25 images of it.
+
+        A line that has never seen a product judges none of it, as it did when it was new: else it would reject all,
+        and learn nothing. A version that a person made current knows the product that was at hand then.
+        """
+        if self.current is None:
+            return False
+        return self._since.get(self.task, self.watermark + 1) <= self._marks.get(self.current, self.watermark)
+
     def _turn(self, record: Record) -> None:
         """Another version is current."""
         self.current, self.held = record.version, None
         self.counts["published"] += record.kind == "publish"
         mark = record.data.get("watermark", -1)
+        if record.version is not None and record.version not in self._marks:
+            self._marks[record.version] = mark if record.kind == "publish" else record.seq
+            if record.kind == "rollback":
+                self._since.setdefault(self.task, record.seq)
         self.online.turn(record.version, self._shown.get(mark, {}))
         self._answered = self._answers.get(mark, {})
         self._drop_before(mark)
@@ -207,8 +225,11 @@ class Fold:
             self.candidate.scores.append(_score(self.candidate.detector, features))
             self._ask(self.candidate)
         self.learner.learn(features)
-        ready = self._graduate(embed)
-        if self._snapshot_due() and self.learner.ready:
+        images = self._learned[record.task] = self._learned.get(record.task, 0) + 1
+        if images == FIRST_SNAPSHOT:
+            self._since.setdefault(record.task, record.seq)
+        ready = self._graduate(embed, record.task)
+        if self._snapshot_due(record.task) and self.learner.ready:
             self.candidate = Candidate(restore(self.learner.state(), self.learner.device), record.seq)
         return ready
 
@@ -221,7 +242,7 @@ class Fold:
             features = self.ask(question)
             candidate.asked[question] = None if features is None else _score(candidate.detector, features)
 
-    def _graduate(self, embed: Callable[[Record], Tensor]) -> Publish | None:
+    def _graduate(self, embed: Callable[[Record], Tensor], task: str) -> Publish | None:
         """The candidate has enough fresh scores, or must make room for the next one.
 
         Images that the current version rejected are not among its scores. As many of them as were normal, by the tail
@@ -231,7 +252,7 @@ class Fold:
         candidate = self.candidate
         if candidate is None or not candidate.scores:
             return None
-        if len(candidate.scores) < self._enough and not self._snapshot_due():
+        if len(candidate.scores) < self._enough and not self._snapshot_due(task):
             return None
         self.candidate = None
         shown = {
@@ -263,12 +284,11 @@ class Fold:
             return [max(candidate.scores)] * min(len(rejects), explained_by(count, self.false_reject_rate))
         return rejects[: round(share * count)]
 
-    def _snapshot_due(self) -> bool:
-        """At 25, 50, 100, ... images while the line is young, then every `publish_every`."""
-        images, step = self.learner.images_learned, FIRST_SNAPSHOT
-        while step < images:
-            step *= 2
-        return images % self.publish_every == 0 or (images == step and images < self.publish_every)
+    def _snapshot_due(self, task: str) -> bool:
+        """At 25, 50, 100, ... images while the line, or the product, is young; and every `publish_every`."""
+        young = (self.learner.images_learned, self._learned[task])
+        early = any(images < self.publish_every and _doubled(images) for images in young)
+        return early or self.learner.images_learned % self.publish_every == 0
 
     def pack(self) -> tuple[dict[str, State], dict[str, Any]]:
         """States and plain values from which `unpack` continues bit for bit."""
@@ -276,6 +296,7 @@ class Fold:
         meta: dict[str, Any] = {"watermark": self.watermark, "current": self.current, "counts": self.counts}
         meta["settings"] = self._settings()
         meta["task"] = {"name": self.task, "record": self.switched}
+        meta["known"] = [list(one.items()) for one in (self._learned, self._since, self._marks)]
         if self.candidate is not None:
             states["candidate"] = self.candidate.detector.state()
             meta["candidate"] = {
@@ -331,11 +352,19 @@ class Fold:
             self._answered, self.held = unpacked(meta["gate"]["answered"]), meta["gate"]["held"]
         if "task" in meta:  # older checkpoints know of no product change
             self.task, self.switched = meta["task"]["name"], meta["task"]["record"]
+        if "known" in meta:
+            self._learned, self._since, self._marks = map(dict, meta["known"])
 
     def _settings(self) -> dict[str, Any]:
         """What decides, beside the learner, which versions come of the records."""
         names = ("false_reject_rate", "publish_every", "probation")
         return {name: getattr(self, name) for name in names}
+
+
+def _doubled(images: int) -> bool:
+    """Whether it is 25, 50, 100, ..."""
+    times, rest = divmod(images, FIRST_SNAPSHOT)
+    return rest == 0 and times.bit_count() == 1
 
 
 def _score(detector: Detector, features: Tensor) -> float:

@@ -76,7 +76,7 @@ class Publisher(Protocol):
 
 @dataclass(frozen=True)
 class Inspection:
-    """The answer to one image. Scores are None while the line has no version yet (verdict `learning`)."""
+    """The answer to one image. Scores are None while no version knows the product yet (verdict `learning`)."""
 
     line: str
     id: str
@@ -189,7 +189,7 @@ class Line:
         if id in self.ids and judged is None:
             return self._known(id)
         features, numbers, verdict = judged or self._judge(data)
-        verdict = self._decided(verdict) if verdict else {"verdict": "learning"}
+        verdict = self._decided(verdict) if verdict and self.fold.knows else {"verdict": "learning"}
         first = self.ids.get(id)
         data_of = {
             "calibrated": verdict.get("calibrated", False),

@@ -120,8 +120,10 @@ def load(
         "phases": {name: summary(sent, bare) for name, sent in phases.items()},
         "bare_loop": {"p50_ms": _percentile(bare, 50), "p99_ms": _percentile(bare, 99), "per_s": _rate(bare)},
         "promotions": len(moves.promoted_s),
+        "promoted_s_median": _percentile(moves.promoted_s, 50),
         "promoted_s_most": round(max(moves.promoted_s, default=0.0), 3),
         "rollbacks": len(moves.rolled_back_s),
+        "rolled_back_s_median": _percentile(moves.rolled_back_s, 50),
         "rolled_back_s_most": round(max(moves.rolled_back_s, default=0.0), 3),
         "checked_after_rollback": moves.checked,
         "stale_after_rollback": moves.stale,
@@ -294,8 +296,11 @@ def show(found: dict[str, Any]) -> None:
     rows.append(["bare loop", None, None, bare["p50_ms"], bare["p99_ms"], bare["per_s"], 1.0, 1.0])
     title = f"{len(found['lines'])} lines, {found['clients']} clients (ratios: to the bare loop)"
     show_table(title, ["phase", *columns], rows)
-    names = ["promotions", "promoted_s_most", "rollbacks", "rolled_back_s_most", "stale_after_rollback"]
-    show_table("versions that moved", names, [[found[name] for name in names]])
+    rows = [
+        [what, found[what], found[f"{one}_s_median"], found[f"{one}_s_most"]]
+        for what, one in (("promotions", "promoted"), ("rollbacks", "rolled_back"))
+    ]
+    show_table("until an answer names the other version", ["", "how many", "median, s", "most, s"], rows)
     for text in found["failures"]:
         ERR.print(text, markup=False)
 

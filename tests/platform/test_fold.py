@@ -76,6 +76,46 @@ def test_a_reject_waits_at_its_score_and_is_nothing_where_its_image_is_gone() ->
     assert list(state.candidate.rejected) == [30] and len(state.candidate.scores) == 5
 
 
+def products(state: Fold, *counts: int) -> list[tuple[int, int, bool]]:
+    """So many images of products a, b, a, b, ...; each version is current at once.
+
+    Returns (number of the images so far, of those that the version learned, whether it judges the product at hand).
+    """
+    found, seq, images, taken = [], 0, 0, iter(PICTURES)
+    for turn, count in enumerate(counts):
+        name = "ab"[turn % 2]
+        state.apply(Record(kind="task", id="t", seq=seq, data={"task": name}), lambda r: torch.zeros(1))
+        seq += 1
+        for picture in (next(taken) for _ in range(count)):
+            record = Record(kind="image", id=str(seq), seq=seq, task=name, admitted=True, verdict="pass")
+            ready = state.apply(record, lambda _, one=picture: state.learner.embed(one[None]))  # type: ignore[misc]
+            seq, images = seq + 1, images + 1
+            if ready is not None:
+                told = {"watermark": ready.watermark}
+                publish = Record(kind="publish", id="p", seq=seq, version=len(found) + 1, data=told)
+                state.apply(publish, lambda r: torch.zeros(1))
+                seq += 1
+                found.append((images, ready.state.meta["images_learned"], state.knows))
+    return found
+
+
+def test_a_new_product_is_begun_as_a_new_line_is_and_one_that_is_back_is_known() -> None:
+    state = fold(false_reject_rate=0.1, publish_every=100)
+    assert products(state, 60, 55, 5) == [(50, 25, True), (75, 50, False), (100, 85, True), (110, 100, True)]
+    assert state.knows
+
+
+def test_a_version_that_a_person_made_current_knows_the_product_at_hand_and_no_later_one() -> None:
+    state = fold()
+    events = [("task", None, "a"), ("rollback", 7, ""), ("task", None, "b"), ("rollback", 7, ""), ("task", None, "a")]
+    known = []
+    for seq, (kind, version, task) in enumerate(events):
+        data = {"task": task} if task else {}
+        state.apply(Record(kind=kind, id=kind, seq=seq, version=version, data=data), lambda r: torch.zeros(1))
+        known.append(state.knows)
+    assert known == [False, True, False, False, True]
+
+
 def test_publish_and_rollback_records_set_the_current_version() -> None:
     state = fold()
     for seq, (kind, version) in enumerate([("publish", 1), ("publish", 2), ("rollback", 1)]):

@@ -1,5 +1,6 @@
 """What people tell a line: another product, and words on images."""
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from everline.methods.errors import (
 from everline.platform.line import Line
 from everline.platform.log import LogReader
 from everline.platform.statefiles import digest
+from PIL import Image, ImageOps
 
 from .lines import SETTINGS, STREAM, Shelf, die, png, send
 
@@ -23,6 +25,12 @@ def send_products(line: Line, first: int, last: int) -> None:
         if n in (0, 15, 25, 40):
             line.switch({0: "a", 15: "b", 25: "a", 40: "c"}[n])
         line.inspect(STREAM[n], f"i{n}")
+
+
+def inverted(data: bytes) -> bytes:
+    picture, out = Image.open(io.BytesIO(data)), io.BytesIO()
+    ImageOps.invert(picture).save(out, "png")
+    return out.getvalue()
 
 
 @pytest.mark.parametrize("cut", [15, 16, 21, 25, 41])
@@ -40,6 +48,26 @@ def test_a_product_change_and_a_crash_give_the_bits_of_one_without(opened: Calla
     assert line.digest() == whole.digest()
     assert line.fold.learner.tasks == ["a", "b", "c"]
     assert line.status()["task"] == "c"
+
+
+def test_a_product_that_no_version_knows_is_learned_and_not_judged(opened: Callable[..., Line]) -> None:
+    settings = replace(SETTINGS, false_reject_rate=0.1, checkpoint_every=10)
+    shelf = Shelf()
+    line = opened(shelf, settings=settings)
+    send(line, 0, 60)
+    line.switch("dark")
+    dark = [inverted(data) for data in STREAM]
+    answers = [line.inspect(data, f"d{n}") for n, data in enumerate(dark[:30])]
+    die(line)
+    line = opened(shelf, settings=settings)
+    answers += [line.inspect(data, f"d{n}") for n, data in enumerate(dark[30:], 30)]
+    assert [one.verdict for one in answers[:34]] == ["learning"] * 34
+    assert {one.verdict for one in answers[35:]} <= {"pass", "reject"} and answers[-1].version is not None
+    assert sum(one.verdict == "pass" for one in answers[35:]) >= 5
+    line.switch("bright")
+    assert line.inspect(inverted(dark[0]), "other").verdict == "learning"
+    line.switch("dark")
+    assert line.inspect(dark[7], "again").verdict == "pass"
 
 
 def test_images_carry_the_task_that_was_said_before_them(opened: Callable[..., Line]) -> None:
