@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..methods.errors import EverlineError
 from .files import Whole
 
 OUT = Console()
@@ -63,6 +64,14 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def launch(command: click.Command) -> None:
+    """A command that a module is by itself; everline's own errors end it with one clear line."""
+    try:
+        command()
+    except EverlineError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 def progress() -> bars.Progress:

@@ -19,7 +19,7 @@ import psutil
 import ray
 import yaml
 
-from ..methods.errors import EverlineError, StoreDown
+from ..methods.errors import StoreDown
 from ..platform.actor import answer, insist, line_handle, start_line
 from ..platform.cluster import connect, disconnect
 from ..platform.fold import Fold
@@ -29,7 +29,7 @@ from ..platform.reach import Reach
 from ..platform.settings import Fleet, LineSettings, read_fleet
 from ..platform.statefiles import digest
 from ..platform.tracking import prepare_tracking
-from .console import ERR, json_option, progress, show_table, write_json
+from .console import ERR, json_option, launch, progress, show_table, write_json
 from .data.datasets import list_images
 from .fleet.slow_store import Weather, bucket_of_its_own
 from .fleet.undisturbed import undisturbed
@@ -260,13 +260,5 @@ def _alone(run: Run, settings: LineSettings, store: Path) -> str:
     return undisturbed(run.name, settings, run.images(), store)
 
 
-def main() -> None:
-    """The command; everline's own errors end it with one clear line."""
-    try:
-        soak()
-    except EverlineError as error:
-        raise SystemExit(f"error: {error}") from None
-
-
 if __name__ == "__main__":
-    main()
+    launch(soak)

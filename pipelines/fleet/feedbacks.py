@@ -15,13 +15,13 @@ import click
 import numpy as np
 import torch
 
-from ...methods.errors import DataError, EverlineError
+from ...methods.errors import DataError
 from ...platform.images import prepare
 from ...platform.line import Line
 from ...platform.online import OK
 from ...platform.pictures import png
 from ...platform.settings import LineSettings
-from ..console import ERR, json_option, show_table, write_json
+from ..console import ERR, json_option, launch, show_table, write_json
 from ..data.datasets import Sample, Task, read_folder
 from ..data.drift import Drift
 from ..options import ManyValues, gather, set_option
@@ -143,14 +143,6 @@ def encoded(path: Path, settings: LineSettings, drift: Drift) -> bytes:
     return png(drift(pixels.numpy(), path).transpose(1, 2, 0))
 
 
-def main() -> None:
-    """The command; everline's own errors end it with one clear line."""
-    torch.set_num_threads(1)
-    try:
-        feedbacks()
-    except EverlineError as error:
-        raise SystemExit(f"error: {error}") from None
-
-
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    launch(feedbacks)

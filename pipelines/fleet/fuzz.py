@@ -23,7 +23,7 @@ from ...methods.errors import EverlineError
 from ...platform.actor import start_line
 from ...platform.cluster import connect, disconnect
 from ...platform.tracking import prepare_tracking
-from ..console import json_option, progress, show_table, write_json
+from ..console import json_option, launch, progress, show_table, write_json
 from .hostile import Hostile, Maker, is_problem
 from .load import pictures_of, publish_two, write_fleet
 
@@ -220,13 +220,5 @@ def show(found: dict[str, Any]) -> None:
         click.echo(text, err=True)
 
 
-def main() -> None:
-    """The command; everline's own errors end it with one clear line."""
-    try:
-        fuzz()
-    except EverlineError as error:
-        raise SystemExit(f"error: {error}") from None
-
-
 if __name__ == "__main__":
-    main()
+    launch(fuzz)

@@ -23,7 +23,7 @@ from ...platform.actor import start_line
 from ...platform.cluster import connect, disconnect
 from ...platform.settings import Fleet, parse_fleet
 from ...platform.tracking import prepare_tracking
-from ..console import ERR, progress
+from ..console import ERR, launch, progress
 from .client import Client
 from .made_parts import part
 
@@ -183,13 +183,5 @@ def small(picture: bytes) -> bytes:
     return out.getvalue()
 
 
-def main() -> None:
-    """The command; everline's own errors end it with one clear line."""
-    try:
-        screenshots()
-    except EverlineError as error:
-        raise SystemExit(f"error: {error}") from None
-
-
 if __name__ == "__main__":
-    main()
+    launch(screenshots)

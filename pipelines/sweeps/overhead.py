@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from ...methods.errors import DataError, EverlineError
-from ..console import json_option, progress, show_table, write_json
+from ...methods.errors import DataError
+from ..console import json_option, launch, progress, show_table, write_json
 from ..data.datasets import Task
 from ..options import ManyValues, check_source, gather, read_sources, set_option, source_options
 from .command import data_at, words_of
@@ -116,13 +116,5 @@ def timed(
     return Run(how, started, seconds, inside, len(sweep.records)), figures
 
 
-def main() -> None:
-    """The command; everline's own errors end it with one clear line."""
-    try:
-        overhead()
-    except EverlineError as error:
-        raise SystemExit(f"error: {error}") from None
-
-
 if __name__ == "__main__":
-    main()
+    launch(overhead)

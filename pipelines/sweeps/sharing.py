@@ -11,8 +11,8 @@ from typing import Any
 import click
 import torch
 
-from ...methods.errors import DataError, EverlineError
-from ..console import json_option, progress, show_table, teller, write_json
+from ...methods.errors import DataError
+from ..console import json_option, launch, progress, show_table, teller, write_json
 from ..data.datasets import Task
 from ..data.fingerprint import fingerprint
 from ..options import ManyValues, check_source, gather, read_sources, set_option, source_options
@@ -159,13 +159,5 @@ def _clock(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, found
 
 
-def main() -> None:
-    """The command; everline's own errors end it with one clear line."""
-    try:
-        sharing()
-    except EverlineError as error:
-        raise SystemExit(f"error: {error}") from None
-
-
 if __name__ == "__main__":
-    main()
+    launch(sharing)
