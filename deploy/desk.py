@@ -19,15 +19,17 @@ from ..methods.registry import build
 from ..platform import metrics
 from ..platform.actor import answer_soon, line_handle
 from ..platform.cluster import metrics_targets
+from ..platform.images import prepare
 from ..platform.settings import Fleet
 from ..platform.versions import Versions
-from .scoring import MAPS, Counter, backbones, look, overlaid, see, try_out
+from .scoring import MAPS, Counter, Job, Queue, Seen, backbones, look, overlaid, try_out
 
 log = logging.getLogger("everline.desk")
 T = TypeVar("T")
 PATIENCE_S = 60.0  # for a line's actor to answer
 RETRY_S = 30.0  # for a line that comes back, or has room again
 PAUSE_S = 0.2
+DECODERS = 4  # threads
 
 
 class Desk:
@@ -59,7 +61,9 @@ class Desk:
             for name, s in fleet.lines.items()
         }
         # torch's work on images happens in one thread, so that it neither blocks the event loop nor competes
-        # with itself; looking up and loading versions happens in the other.
+        # with itself; what waits for it is decoded in others, and one more looks up and loads versions.
+        self._decode = ThreadPoolExecutor(DECODERS, "everline-decode")
+        self._waiting = Queue()
         self._compute = ThreadPoolExecutor(1, "everline-compute")
         self._watch = ThreadPoolExecutor(1, "everline-watch")
         self._watching: asyncio.Task[None] | None = None
@@ -83,7 +87,9 @@ class Desk:
             self._watching.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watching
+        self._decode.shutdown(wait=False, cancel_futures=True)
         self._compute.shutdown(wait=False, cancel_futures=True)
+        self._waiting.clear()
         self._watch.shutdown(wait=False, cancel_futures=True)
 
     async def inspect(
@@ -101,7 +107,7 @@ class Desk:
         if counter.scorer is None and counter.problem:  # there may well be a version: `learning` would be a lie
             raise TrackingError(counter.problem)
         began = time.monotonic()
-        seen = await self._run(self._compute, partial(see, counter, data, want_map))
+        seen = await self._seen(counter, data, want_map)
         answer = await self._insist(line, "record", data, seen.features, seen.moments, seen.scored, id, learn, request)
         metrics.inspected(line, time.monotonic() - began)
         return {**answer, **(seen.map or {MAPS[want_map]: None, "map_range": None})} if want_map else answer
@@ -171,6 +177,14 @@ class Desk:
     def _counter(self, line: str) -> Counter:
         self.fleet.line(line)  # raises UnknownLine with the lines there are
         return self._counters[line]
+
+    async def _seen(self, counter: Counter, data: bytes, want_map: str) -> Seen:
+        """Features and verdict of an encoded image. Raises ImageError."""
+        pixels = await self._run(self._decode, partial(prepare, data, counter.embedder.size))
+        job = Job(counter, data, pixels, want_map)
+        self._waiting.put(job)
+        self._compute.submit(self._waiting.work)
+        return await asyncio.wrap_future(job.done)
 
     async def _state(self, name: str) -> dict[str, Any]:
         try:

@@ -1,14 +1,16 @@
 """What a replica computes: one frozen backbone for all lines that name the same one, and a version for each line.
 
-Lines share a backbone, not a pass through it: images of different lines are embedded one at a time. A batch gives
-other bits than single images on some threads and sizes, and on a CPU takes longer at the usual size (docs/results.md).
+On a GPU images of different lines go through it together, as many as wait (`Queue`). On a CPU they go one at a time:
+there a batch gives other bits than single images, and takes longer at the usual size (docs/results.md).
 """
 
 import base64
 import io
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -19,8 +21,9 @@ from torch import Tensor
 from ..methods.backbones import Backbone
 from ..methods.detector import Detector, FeatureDetector
 from ..methods.errors import TrackingError, UnknownVersion
+from ..platform.drift import moments
 from ..platform.images import decode
-from ..platform.line import Scorer, embed_image, seen
+from ..platform.line import Scorer, embed_image
 from ..platform.pictures import map_png, overlay, png, shrink
 
 log = logging.getLogger("everline.scoring")
@@ -67,17 +70,84 @@ def look(counter: Counter) -> None:
         counter.problem = str(error) or type(error).__name__
 
 
-def see(counter: Counter, data: bytes, want_map: str) -> Seen:
-    """Decodes, embeds and scores one image. want_map: one of MAPS, or empty. Blocking; raises ImageError."""
+@dataclass(frozen=True, eq=False)
+class Job:
+    """An image that waits to be seen. pixels: uint8 (3, S, S) of its `data`. want_map: one of MAPS, or empty."""
+
+    counter: Counter
+    data: bytes
+    pixels: Tensor
+    want_map: str = ""
+    done: "Future[Seen]" = field(default_factory=Future)
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """Equal for images that may go through a backbone together."""
+        return *self.counter.embedder.embedding, self.counter.threads
+
+
+class Queue:
+    """Images of all lines that wait for the thread that computes, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._jobs: list[Job] = []
+        self._lock = threading.Lock()
+
+    def put(self, job: Job) -> None:
+        """`work` has to be called once for each."""
+        with self._lock:
+            self._jobs.append(job)
+
+    def work(self) -> None:
+        """Sees the first that waits, and what may go with it; nothing where that has been done. Blocking."""
+        with self._lock:
+            some = self._first()
+            self._jobs = [job for job in self._jobs if job not in some]
+        see([job for job in some if job.done.set_running_or_notify_cancel()])
+
+    def clear(self) -> None:
+        """Whoever waits is told that nothing comes any more."""
+        with self._lock:
+            left, self._jobs = self._jobs, []
+        for job in left:
+            job.done.cancel()
+
+    def _first(self) -> list[Job]:
+        """The first, and as many of its kind as a pass may take."""
+        if not self._jobs:
+            return []
+        first = self._jobs[0]
+        return [job for job in self._jobs if job.kind == first.kind][: first.counter.embedder.together]
+
+
+def see(jobs: Sequence[Job]) -> None:
+    """Embeds images of one kind in one pass, and scores each with its own line's version. Blocking."""
+    if not jobs:
+        return
+    counter = jobs[0].counter
     torch.set_num_threads(counter.threads)  # of this thread; as the line would embed it, to the last bit
-    scorer, embedder = counter.scorer, counter.embedder
-    features, moments = seen(embedder, data)
+    try:
+        features = counter.embedder.embed(torch.stack([job.pixels for job in jobs]))
+    except Exception as error:  # noqa: BLE001 - whoever waits is to hear of it
+        for job in jobs:
+            job.done.set_exception(error)
+        return
+    for job, one in zip(jobs, features.split(1), strict=True):
+        try:
+            job.done.set_result(_judged(job, one))
+        except Exception as error:  # noqa: BLE001 - of this image alone
+            job.done.set_exception(error)
+
+
+def _judged(job: Job, features: Tensor) -> Seen:
+    counter, scorer = job.counter, job.counter.scorer
+    found, usual = features.cpu().numpy(), moments(job.pixels, features)
     if scorer is None:
-        return Seen(features.numpy(), moments, None, None)
-    fit = scorer.takes_features_of(embedder)
-    scored, anomaly = scorer.judge(features if fit else embed_image(scorer.detector, data))
-    drawn = draw(scorer, anomaly.numpy(), data, want_map) if want_map else None
-    return Seen(features.numpy(), moments, scored, drawn)
+        return Seen(found, usual, None, None)
+    fit = scorer.takes_features_of(counter.embedder)
+    scored, anomaly = scorer.judge(features if fit else embed_image(scorer.detector, job.data))
+    drawn = draw(scorer, anomaly.cpu().numpy(), job.data, job.want_map) if job.want_map else None
+    return Seen(found, usual, scored, drawn)
 
 
 def draw(scorer: Scorer, anomaly: np.ndarray, data: bytes, kind: str) -> dict[str, Any]:
@@ -113,7 +183,7 @@ def overlaid(counter: Counter, data: bytes) -> bytes:
     if scorer is None:
         raise UnknownVersion(f"line {counter.name}: no version gives verdicts yet, so there is no map.")
     torch.set_num_threads(counter.threads)
-    anomaly = scorer.judge(embed_image(scorer.detector, data))[1].numpy()
+    anomaly = scorer.judge(embed_image(scorer.detector, data))[1].cpu().numpy()
     return _under(scorer, anomaly, data)
 
 

@@ -21,6 +21,7 @@ from . import lite0
 from .errors import WeightsError
 
 GRID = 8  # the stride of the grid that all maps are brought to
+TOGETHER = 8  # images in every pass on a GPU
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,11 @@ class Spec:
 
 
 class Backbone(nn.Module):
-    """uint8 RGB (B, 3, S, S) -> float32 (B, C, S/8, S/8). Holds no gradients and never learns."""
+    """uint8 RGB (B, 3, S, S) -> float32 (B, C, S/8, S/8). Holds no gradients and never learns.
+
+    On a GPU every pass is of `TOGETHER` images, filled up with black ones: kernels are chosen by shape, so an image's
+    features are the same bits whoever goes with it, and images of many lines can go together.
+    """
 
     mean: Tensor
     std: Tensor
@@ -63,8 +68,24 @@ class Backbone(nn.Module):
                 _SHARED[key] = cls(name, weights, tuple(strides)).to(device)
             return _SHARED[key]
 
+    @property
+    def together(self) -> int:
+        """Images that may go through it at once, each with the bits that it has alone."""
+        return TOGETHER if self.mean.is_cuda else 1
+
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
+        if self.together == 1:
+            return self.passed(images)
+        return torch.cat([self._filled(some) for some in images.split(self.together)])
+
+    def _filled(self, images: Tensor) -> Tensor:
+        lacking = self.together - len(images)
+        return self.passed(F.pad(images, (0, 0, 0, 0, 0, 0, 0, lacking)))[: len(images)]
+
+    @torch.inference_mode()
+    def passed(self, images: Tensor) -> Tensor:
+        """The same in one pass as it is: bits may depend on how many images there are."""
         x = (images.to(self.mean.device).float() - self.mean) / self.std
         grid = tuple(-(-side // GRID) for side in x.shape[2:])
         maps = [F.avg_pool2d(m, 3, 1, 1) for m in self.net(x.contiguous(memory_format=torch.channels_last))]

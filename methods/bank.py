@@ -233,7 +233,8 @@ class Bank:
         mean = self._sums / self.images if aligned else self._moments.mean().expand_as(self._sums)
         covariance = self._within() if aligned else self._moments.covariance(1)[0]
         self.centre = mean.float().contiguous()
-        self.whiten = whitening(covariance, self._by.shrinkage).float()
+        whiten = whitening(covariance, self._by.shrinkage).float()
+        self.whiten = whiten.contiguous()  # as it is in a state: on a GPU bits depend on the layout
         self._recent.zero_()  # distances in another space
         self._aim()
         for pool in (self.memory, self.waiting):

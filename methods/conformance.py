@@ -219,7 +219,7 @@ def check_resumes_bit_for_bit(make: Make) -> None:
         parts[-1].learn(one)
         if index in (0, 6, 13):
             parts[-1].score(one)
-            parts.append(restore(parts[-1].state()))
+            parts.append(restore(parts[-1].state(), whole.device))
     assert same(whole.state(), parts[-1].state())
 
 
@@ -236,7 +236,7 @@ def check_tasks_are_remembered(make: Make) -> None:
             whole.learn(one)
             parts[-1].learn(one)
             if whole.images_learned % 4 == 0:
-                parts.append(restore(parts[-1].state()))
+                parts.append(restore(parts[-1].state(), whole.device))
     assert whole.tasks == ["a", "b"] and whole.task == "a"
     assert same(whole.state(), parts[-1].state())
 
@@ -276,7 +276,7 @@ def check_older_states_load(make: Make) -> None:
 def check_empty_state_loads(make: Make) -> None:
     """A line may crash before its first image."""
     detector = make()
-    fresh = restore(detector.state())
+    fresh = restore(detector.state(), detector.device)
     one = detector.embed(images(1, 7))
     detector.learn(one)
     fresh.learn(one)
@@ -288,7 +288,7 @@ def check_a_copy_is_independent(make: Make) -> None:
     detector = taught(make, 4)
     kept = detector.state()
     with torch.inference_mode():
-        copy = restore(kept)
+        copy = restore(kept, detector.device)
     for one in stream(copy, 3, seed=8):
         copy.learn(one)
     assert same(kept, detector.state()) and not same(kept, copy.state())

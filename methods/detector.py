@@ -23,6 +23,7 @@ from .backbones import BACKBONES, Backbone
 from .errors import ConfigError, NotLearned, StateError
 from .maps import Upsampler
 from .params import param
+from .repeatable import repeatable
 
 STATE_FORMAT = 1
 
@@ -116,6 +117,11 @@ class Detector(ABC):
         return (self.name, *(repr(value) for value in self.params.values()), self.device)
 
     @property
+    def together(self) -> int:
+        """How many images `embed` may take at once, each with the bits that it has alone."""
+        return 1
+
+    @property
     def infers_tasks(self) -> bool:
         """Whether it says which of its tasks an image is of, where nobody tells it (`Scores.tasks`)."""
         return False
@@ -153,7 +159,7 @@ class Detector(ABC):
         self._check(features)
         if not self.ready:
             raise NotLearned(f"{self.name}: nothing learned yet; learn from at least one image first.")
-        with torch.inference_mode():
+        with torch.inference_mode(), repeatable(self.device):
             if task in self.tasks:
                 return self._score_as(features.to(self.device), self.tasks.index(task))
             return self._score(features.to(self.device))
@@ -165,7 +171,8 @@ class Detector(ABC):
         if not known:
             self.tasks.append(self.task)
         try:
-            learned = self._learn(features.to(self.device))
+            with repeatable(self.device):
+                learned = self._learn(features.to(self.device))
         except BaseException:
             if not known:
                 self.tasks.pop()
@@ -278,6 +285,11 @@ class FeatureDetector(Detector):
     def network_bytes(self) -> int:
         """Of the backbone, which all detectors of a process share."""
         return sum(t.numel() * t.element_size() for t in self.extractor.state_dict().values())
+
+    @property
+    def together(self) -> int:
+        """What its backbone says."""
+        return self.extractor.together
 
     @property
     def extractor(self) -> Backbone:

@@ -125,7 +125,7 @@ class LineActor:
 
         def work(line: Line) -> np.ndarray:
             parts = [line.score(torch.from_numpy(np.array(part))) for part in _chunks(features, 16)]
-            return torch.cat(parts).numpy()
+            return torch.cat(parts).cpu().numpy()
 
         return await self._alone(work)
 

@@ -25,9 +25,10 @@ os.environ["EVERLINE_TRACKING"] = "none"  # evaluations that are not about track
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How hard the log's crash test tries."""
+    """How hard the log's crash test tries, and where the conformance suite computes."""
     parser.addoption("--kills", type=int, default=300, help="processes that tests/platform/test_log_faults.py kills")
     parser.addoption("--kill-seed", type=int, help="their random numbers; new ones for each run unless given")
+    parser.addoption("--device", default="cpu", help="where test_conformance.py computes")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

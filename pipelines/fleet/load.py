@@ -76,6 +76,7 @@ class Moves:
     "--seconds", type=click.FloatRange(0.5), default=20.0, show_default=True, help="Of each phase, at least."
 )
 @click.option("--replicas", type=click.IntRange(1, 64), default=1, show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="Where lines and server compute: cpu, cuda, ...")
 @json_option
 def load(
     folders: tuple[Path, ...],
@@ -85,6 +86,7 @@ def load(
     clients: int,
     seconds: float,
     replicas: int,
+    device: str,
     json_file: Path | None,
 ) -> None:
     """Hold load on many lines over HTTP; promote and roll back versions meanwhile; count what failed.
@@ -96,7 +98,7 @@ def load(
     """
     with ExitStack() as stack:
         out = Path(stack.enter_context(TemporaryDirectory(prefix="everline-")))
-        fleet = write_fleet(out, count_, methods, sizes)
+        fleet = write_fleet(out, count_, methods, sizes, device)
         pictures = pictures_of(fleet, [path for folder in folders for path in list_images(folder)])
         prepare_tracking(fleet.tracking)
         ERR.print(f"[dim]{count_} lines learn and start ...[/dim]")
@@ -117,6 +119,7 @@ def load(
         "lines": {n: {"method": s.method, "size": build(s.method, **s.params).size} for n, s in fleet.lines.items()},
         "clients": clients,
         "replicas": replicas,
+        "device": device,
         "phases": {name: summary(sent, bare) for name, sent in phases.items()},
         "bare_loop": {"p50_ms": _percentile(bare, 50), "p99_ms": _percentile(bare, 99), "per_s": _rate(bare)},
         "promotions": len(moves.promoted_s),
@@ -137,13 +140,14 @@ def load(
         raise SystemExit(1)
 
 
-def write_fleet(out: Path, lines: int, methods: Sequence[str], sizes: Sequence[int]) -> Fleet:
-    """A fleet in a folder of its own: methods and sizes in turn."""
+def write_fleet(out: Path, lines: int, methods: Sequence[str], sizes: Sequence[int], device: str = "cpu") -> Fleet:
+    """A fleet in a folder of its own: methods and sizes in turn. On a GPU the lines reserve one together."""
+    where = {} if device == "cpu" else {"device": device, "gpus": round(0.5 / lines, 3)}
     turns = zip(range(lines), cycle(methods), cycle(sizes), strict=False)
     plain = {
         "store": "store",
         "tracking": "sqlite:///mlflow.db",
-        "lines": {f"line{n}": {"method": method, "params": {"size": size}} for n, method, size in turns},
+        "lines": {f"line{n}": {"method": method, "params": {"size": size}, **where} for n, method, size in turns},
     }
     (out / "fleet.yaml").write_text(yaml.safe_dump(plain), "utf-8")
     return read_fleet(out / "fleet.yaml")
@@ -165,7 +169,7 @@ def pictures_of(fleet: Fleet, files: Sequence[Path]) -> dict[str, list[bytes]]:
 def publish_two(name: str, fleet: Fleet, pictures: Sequence[bytes]) -> tuple[int, int]:
     """Two versions of a line, as another learner made them: one of half the images, one of all."""
     settings, versions, numbers = fleet.line(name), Versions(fleet.tracking, name), []
-    detector = build(settings.method, **settings.params)
+    detector = build(settings.method, **settings.params, device=settings.device)
     with threads(settings.threads):
         for n, data in enumerate(pictures, 1):
             detector.learn(embed_image(detector, data))
@@ -263,7 +267,10 @@ def move(
 
 def bare_loop(fleet: Fleet, pictures: dict[str, list[bytes]], numbers: dict[str, tuple[int, int]]) -> list[float]:
     """Milliseconds of each image: decoded, embedded and judged here, one after the other, by the same versions."""
-    scorers = {n: Scorer(first, *Versions(fleet.tracking, n).load(first)) for n, (first, _) in numbers.items()}
+    scorers = {
+        name: Scorer(first, *Versions(fleet.tracking, name).load(first), fleet.line(name).device)
+        for name, (first, _) in numbers.items()
+    }
     found = []
     for turn, data in enumerate(zip(*pictures.values(), strict=True)):
         for (name, scorer), one in zip(scorers.items(), data, strict=True):

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
-from everline.deploy.scoring import Counter, backbones, look, see
+from everline.deploy.scoring import Counter, Job, Queue, Seen, backbones, look
+from everline.methods.backbones import Backbone
 from everline.methods.conformance import images
 from everline.methods.detector import Detector, FeatureDetector
 from everline.methods.registry import build
 from everline.platform.calibration import Calibration
+from everline.platform.images import prepare
 from everline.platform.line import embed_image
 
 SMALL = {"size": 64, "weights": "none"}
@@ -36,6 +39,17 @@ def counter(method: str, **more: object) -> Counter:
     look(found)
     assert found.scorer is not None, found.problem
     return found
+
+
+def job(line: Counter, data: bytes) -> Job:
+    return Job(line, data, prepare(data, line.embedder.size))
+
+
+def alone(line: Counter, data: bytes) -> Seen:
+    queue, one = Queue(), job(line, data)
+    queue.put(one)
+    queue.work()
+    return one.done.result(timeout=0)
 
 
 def storages(detector: Detector) -> list[int]:
@@ -70,10 +84,66 @@ def test_features_of_a_line_are_those_of_a_single_image_whatever_the_other_lines
     mine, other = counter("padim"), counter("coreset", size=96)
     mine.threads, other.threads = 1, 2
     for part in parts[:3]:
-        see(other, part, "")
-        features = see(mine, part, "").features
+        alone(other, part)
+        features = alone(mine, part).features
         torch.set_num_threads(1)
         assert torch.equal(torch.from_numpy(features), embed_image(build("padim", **SMALL), part))
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Images in each pass of a backbone that takes four together, as one on a GPU takes eight."""
+    seen: list[int] = []
+    one_by_one = Backbone.forward
+
+    def forward(self: Backbone, images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return torch.cat([one_by_one(self, image[None]) for image in images])
+
+    monkeypatch.setattr(FeatureDetector, "together", 4)
+    monkeypatch.setattr(Backbone, "forward", forward)
+    return seen
+
+
+def test_images_of_different_lines_that_wait_go_through_their_backbone_together(
+    parts: list[bytes], passes: list[int]
+) -> None:
+    lines = [counter("padim"), counter("coreset"), counter("subspace", size=96)]
+    jobs = [job(lines[n % 3], data) for n, data in enumerate(parts[:9])]
+    passes.clear()
+    queue = Queue()
+    for one in jobs:
+        queue.put(one)
+    for _ in jobs:
+        queue.work()
+    assert passes == [4, 3, 2]  # of 64 pixels, two lines: a pass of four and the rest; of 96, one line
+    for one in jobs:
+        found, wanted = one.done.result(timeout=0), alone(one.counter, one.data)
+        assert found.scored == wanted.scored and (found.features == wanted.features).all()
+
+
+def test_what_is_wrong_with_one_image_is_not_told_to_those_that_went_with_it(
+    parts: list[bytes], passes: list[int]
+) -> None:
+    good, bad = counter("padim"), counter("padim")
+    bad.scorer.calibration = None  # type: ignore[assignment,union-attr]
+    queue, jobs = Queue(), [job(line, parts[0]) for line in (good, bad, good)]
+    for one in jobs:
+        queue.put(one)
+    jobs[2].done.cancel()  # whoever asked has gone
+    queue.work()
+    assert passes[-1] == 2
+    assert jobs[0].done.result(timeout=0).scored
+    with pytest.raises(AttributeError):
+        jobs[1].done.result(timeout=0)
+
+
+def test_whoever_waits_when_the_desk_stops_does_not_wait_for_ever(parts: list[bytes]) -> None:
+    queue, one = Queue(), job(counter("padim"), parts[0])
+    queue.put(one)
+    queue.clear()
+    queue.work()
+    assert one.done.cancelled()
 
 
 def test_a_backbone_that_cannot_be_had_leaves_the_line_without_a_version(tmp_path: Path) -> None:

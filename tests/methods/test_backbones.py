@@ -61,6 +61,21 @@ def test_features_do_not_depend_on_the_batch() -> None:
     assert torch.equal(backbone(images)[2:3], backbone(images[2:3]))
 
 
+def test_where_images_go_together_every_pass_has_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, passes = Backbone("efficientnet_lite0", "none"), []
+    alone = [backbone(one[None]) for one in picture(7, 32)]
+    passed = Backbone.passed
+
+    def counted(self: Backbone, images: torch.Tensor) -> torch.Tensor:
+        passes.append(len(images))
+        return passed(self, images)
+
+    monkeypatch.setattr(Backbone, "together", 3)  # as on a GPU
+    monkeypatch.setattr(Backbone, "passed", counted)
+    torch.testing.assert_close(backbone(picture(7, 32)), torch.cat(alone))
+    assert passes == [3, 3, 3]
+
+
 def test_one_instance_serves_all() -> None:
     a = Backbone.shared("efficientnet_lite0", "none", (4,), "cpu")
     assert a is Backbone.shared("efficientnet_lite0", "none", (4,), "cpu")

@@ -34,9 +34,9 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
 }
 
 
-def maker(name: str, seed: int = 0) -> Callable[[], Detector]:
+def maker(name: str, seed: int = 0, device: str = "cpu") -> Callable[[], Detector]:
     method, given = VARIANTS.get(name, (name, {}))
-    return lambda: build(method, size=conformance.SIZE, seed=seed, **SMALL.get(method, {}), **given)
+    return lambda: build(method, size=conformance.SIZE, seed=seed, device=device, **SMALL.get(method, {}), **given)
 
 
 def cases() -> list[object]:
@@ -50,8 +50,8 @@ def cases() -> list[object]:
 
 
 @pytest.mark.parametrize(("method", "check"), cases())
-def test_conforms(method: str, check: str) -> None:
-    conformance.CHECKS[check](maker(method))
+def test_conforms(method: str, check: str, request: pytest.FixtureRequest) -> None:
+    conformance.CHECKS[check](maker(method, device=request.config.getoption("--device")))
 
 
 @pytest.mark.slow
