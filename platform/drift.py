@@ -95,6 +95,11 @@ class Watch:
         return self._now.since
 
     @property
+    def everywhere(self) -> bool:
+        """Whether it is a drift of light or moments: of whole images, and not of scores alone."""
+        return self.state == DRIFT and self._now.by in ("light", "moments")
+
+    @property
     def holds(self) -> bool:
         """Whether nothing is to be learned now."""
         return self.policy == "hold" and self.state == DRIFT
