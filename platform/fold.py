@@ -319,10 +319,15 @@ class Fold:
         return rejects[: round(share * count)]
 
     def _snapshot_due(self, task: str) -> bool:
-        """At 25, 50, 100, ... images while the line, the product or its light is young; and every `publish_every`."""
-        young = (self.learner.images_learned, self._learned[task])
-        early = any(images < self.publish_every and _doubled(images) for images in young)
-        return early or self.learner.images_learned % self.publish_every == 0
+        """At 25, 50, 100, ... images while the line, the product or its light is young; and every `publish_every`.
+
+        Until a version knows the new light, images of before do not count: a snapshot that they brought would know
+        none, or take the place of one that does after a few scores.
+        """
+        of_all, of_task = self.learner.images_learned, self._learned[task]
+        steady = of_all if self.shifted is None else of_task
+        early = any(images < self.publish_every and _doubled(images) for images in (steady, of_task))
+        return early or steady % self.publish_every == 0
 
     def pack(self) -> tuple[dict[str, State], dict[str, Any]]:
         """States and plain values from which `unpack` continues bit for bit."""

@@ -76,7 +76,11 @@ class Publisher(Protocol):
 
 @dataclass(frozen=True)
 class Inspection:
-    """The answer to one image. Scores are None while no version knows the product yet (verdict `learning`)."""
+    """The answer to one image. Scores are None while no version knows the product yet (verdict `learning`).
+
+    After a drift that the version at work does not know either, `learning` comes with that version's score, and
+    `reject` says that the score is high among those since the drift.
+    """
 
     line: str
     id: str
@@ -558,6 +562,7 @@ class Line:
             "device": s.device,
             "publish_every": str(s.publish_every),
             "probation": str(s.probation),
+            "drift": s.drift,
             "made_on": "; ".join(self._made_on),
         }
 

@@ -10,6 +10,9 @@ are normal ones too, as far as anybody knows:
   score, but at the threshold that rejected them: where nothing is known, nothing changes, and no run of defects
   lifts the threshold. Only an operator's word, or an image that passed, does.
 
+Where the version does not know what it sees any more (`overtaken`), since the light has shifted, images are judged by
+their rank among each other until a version does (platform/fold.py decides when).
+
 The next version is calibrated on images that this one let pass: on normal images whose highest scores are cut off.
 Without a correction each version would cut a little deeper than the last. How many are cut off is estimated from the
 tail of those that passed alone (`beyond`): rejects have no say in it, so no run of defects moves it.
@@ -160,9 +163,9 @@ class Online:
     def in_force(self, base: Calibration, since: int | None = None) -> InForce:
         """What decides, given the scores that the current version was published with.
 
-        since: the record with which images began that this version does not know. From the tenth on each is then judged
-        by its rank among them, those that were rejected too, since nearly all of them are normal: exchangeable, so
-        that no more are rejected than promised, but by a version that was not made for them. Never `calibrated`.
+        since: the record with which images began that this version does not know. Once there are ten, each is judged
+        by its rank among them all, rejects too, as a light that shifts moves the normal ones like the others. Never
+        `calibrated`: which of them are normal nobody has said.
         """
         fresh = [] if since is None else [one.score for one in self._mine(since) if one.label != DEFECT]
         if len(fresh) >= RUN:
