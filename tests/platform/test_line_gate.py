@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from everline.methods.conformance import images
-from everline.platform.line import Line
+from everline.platform.line import Inspection, Line
 from everline.platform.log import LogReader
 from everline.platform.ownjudge import NORMAL, SYNTHETIC, Question
 from PIL import Image
@@ -59,7 +59,8 @@ def test_after_the_light_has_shifted_a_version_comes_that_knows_it_and_finds_def
     opened: Callable[..., Line],
 ) -> None:
     settings = replace(WATCHED, method="coreset", false_reject_rate=0.1, publish_every=1000, probation=25)
-    cuts, answers, lines = (88, 105, 130), {"calm": [], "killed": []}, {}  # type: ignore[var-annotated]
+    cuts, lines = (88, 105, 130), {}
+    answers: dict[str, list[Inspection]] = {"calm": [], "killed": []}
     for store, found in answers.items():
         shelf = Shelf()
         line = opened(shelf, store=store, settings=settings)
