@@ -157,13 +157,13 @@ FEATURES: dict[int, torch.Tensor] = {}
 
 
 class Plant:
-    """A fold that is told records as a line writes them: version 1 judges from the 60th image on, by made scores."""
+    """A fold that is told records as a line writes them: version 1 judges by made scores after `calm` images."""
 
-    def __init__(self, drift: str = "adapt") -> None:
+    def __init__(self, drift: str = "adapt", calm: int = 60) -> None:
         self.state = fold(false_reject_rate=0.1, publish_every=1000, probation=1, drift=drift)
         self.published: list[Publish] = []  # due after version 1
         self.said: list[Record] = []
-        for _ in range(60):
+        for _ in range(calm):
             self.see()
         self.tell("publish", version=1, watermark=24)
 
@@ -216,6 +216,17 @@ def test_after_a_shift_of_light_that_a_version_does_not_know_the_line_begins_ane
     assert not plant.state.knows
     plant.tell("publish", version=2, watermark=plant.published[0].watermark)
     assert plant.state.knows and plant.state.shifted is None
+
+
+@pytest.mark.parametrize("mild", [0, 35])
+def test_only_images_that_were_learned_since_the_version_gave_way_bring_one_that_knows(mild: int) -> None:
+    plant = Plant(calm=85)  # the hundredth comes among the first of the new light
+    for _ in range(mild):
+        assert plant.see(light=60).verdict == "pass"
+    begun = plant.state.watermark
+    plant.shift(60)
+    learned = [r for r in plant.said if r.verdict == "learning" and r.seq > begun]
+    assert [p.watermark for p in plant.published if p.watermark > begun] == [learned[24].seq]
 
 
 def test_what_is_high_among_the_images_since_the_shift_is_not_learned() -> None:
