@@ -11,6 +11,9 @@ are watched, each by a Page-Hinkley test (river's), and a run of rejects is only
 * Scores: the p-values of images that passed. They do not depend on which version gave them, and a defect among the
   rejected does not move them.
 
+A drift that is adapted to is what is usual after 48 images. Where the whole image has moved (light or moments) and the
+version at work rejects nearly all that comes, the fold begins anew with the product (platform/fold.py).
+
 A run of defects: so many rejects among the last 32 images as the promised rate explains with a probability below 1e-5.
 Each product (task) has a stream of its own; a change of product is no drift.
 """
@@ -93,6 +96,11 @@ class Watch:
     def since(self) -> int | None:
         """Number of the record that raised the alarm."""
         return self._now.since
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether it is a drift of light or moments: of whole images, and not of scores alone."""
+        return self.state == DRIFT and self._now.by in ("light", "moments")
 
     @property
     def holds(self) -> bool:

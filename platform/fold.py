@@ -16,7 +16,7 @@ from ..methods.errors import StateError
 from ..methods.registry import build, restore
 from .calibration import Calibration
 from .drift import DRIFT, Watch
-from .online import DEFECT, OK, Online, explained_by
+from .online import DEFECT, OK, InForce, Online, explained_by
 from .ownjudge import Question, Remembered, held_for, packed, unpacked
 from .record import Record
 
@@ -104,9 +104,10 @@ class Fold:
         self.held: dict[str, Any] | None = None  # the last candidate, where it was held: {"record", "reasons"}
         self._answers: dict[int, dict[Question, bool]] = {}  # watermark of a version that is due -> what it rejects
         self._answered: dict[Question, bool] = {}  # ... of the current version
-        self._learned: dict[str, int] = {}  # task -> images learned
+        self._learned: dict[str, int] = {}  # task -> images learned, since its last drift where that is adapted to
         self._since: dict[str, int] = {}  # task -> the record with which a version of these records knows it
         self._marks: dict[int, int] = {}  # version -> the last record that it knows
+        self._shifted: dict[str, int] = {}  # task -> the first record after a drift that left no version knowing it
 
     @classmethod
     def of(cls, settings: Decides) -> Self:
@@ -140,6 +141,8 @@ class Fold:
             self._drop_before(record.data["watermark"])
         elif record.kind == "task":
             self.task, self.switched = record.data["task"], record.seq
+            if self.task in self._shifted:
+                self._shifted[self.task] = record.seq  # not by rank among another product's images
             self.learner.begin_task(self.task)
         self.watermark = record.seq
         return ready
@@ -155,6 +158,18 @@ class Fold:
             return False
         return self._since.get(self.task, self.watermark + 1) <= self._marks.get(self.current, self.watermark)
 
+    @property
+    def shifted(self) -> int | None:
+        """The record from which on images are judged by their rank among each other, since the light has shifted.
+
+        None: it has not, or a version that learned 25 images since is current.
+        """
+        return None if self.knows else self._shifted.get(self.task)
+
+    def in_force(self, base: Calibration) -> InForce:
+        """What decides now, given the scores that the current version was published with."""
+        return self.online.in_force(base, self.shifted)
+
     def _turn(self, record: Record) -> None:
         """Another version is current."""
         self.current, self.held = record.version, None
@@ -164,6 +179,9 @@ class Fold:
             self._marks[record.version] = mark if record.kind == "publish" else record.seq
             if record.kind == "rollback":
                 self._since.setdefault(self.task, record.seq)
+        if record.kind == "rollback" and record.version is not None and self._shifted.pop(self.task, None) is not None:
+            mark_of = self._marks[record.version]
+            self._since[self.task] = min(self._since.get(self.task, mark_of), mark_of)  # a person has seen the light
         self.online.turn(record.version, self._shown.get(mark, {}))
         self._answered = self._answers.get(mark, {})
         self._drop_before(mark)
@@ -183,8 +201,8 @@ class Fold:
         self.counts["rejected"] += record.verdict == "reject"
         self.online.see(record)
         self.watch.take(record)
-        if self.watch.state == DRIFT and self.watch.since == record.seq and self.watch.policy == "adapt":
-            self.remembered.forget(record.task)  # what is usual from now on looks another way
+        if self.watch.state == DRIFT and self.watch.policy == "adapt":
+            self._drifted(record)
         if record.admitted:
             self.remembered.normal(record.seq, record.task)
             return self._learn(record, embed)
@@ -192,6 +210,22 @@ class Fold:
         if record.verdict == "reject" and record.image is not None and record.data.get("learn") is not False:
             self._spared(record, embed)
         return None
+
+    def _drifted(self, record: Record) -> None:
+        """An image of a drift that is adapted to: snapshots come as soon as of a new product.
+
+        Where light or moments have moved, which a defect hardly does, and the current version rejects all that comes,
+        it does not know what it sees, and the line begins anew with its product.
+        """
+        if self.watch.since == record.seq:
+            self.remembered.forget(record.task)  # what is usual from now on looks another way
+            self._learned[record.task] = 0
+        shifted = self.online.overtaken() if self.knows and self.watch.everywhere else None
+        if shifted is not None:
+            self._shifted[record.task], self._learned[record.task] = shifted, 0
+            self._since.pop(record.task, None)
+            self.candidate = None  # of the light before
+            self.online.aim = self.false_reject_rate
 
     def _spared(self, record: Record, embed: Callable[[Record], Tensor]) -> None:
         """A rejected image is not shown to the candidate, but kept in mind at its score."""
@@ -278,17 +312,22 @@ class Fold:
 
     def _cut_off(self, candidate: Candidate) -> list[float]:
         """Scores of images that the current version rejected, though they were normal as far as can be told."""
-        count, share = len(candidate.scores), self.online.cut_off()
+        count, share = len(candidate.scores), self.online.cut_off(self.shifted)
         rejects = sorted(candidate.rejected.values())
         if share is None:
             return [max(candidate.scores)] * min(len(rejects), explained_by(count, self.false_reject_rate))
         return rejects[: round(share * count)]
 
     def _snapshot_due(self, task: str) -> bool:
-        """At 25, 50, 100, ... images while the line, or the product, is young; and every `publish_every`."""
-        young = (self.learner.images_learned, self._learned[task])
-        early = any(images < self.publish_every and _doubled(images) for images in young)
-        return early or self.learner.images_learned % self.publish_every == 0
+        """At 25, 50, 100, ... images while the line, the product or its light is young; and every `publish_every`.
+
+        Until a version knows the new light, images of before do not count: a snapshot that they brought would know
+        none, or take the place of one that does after a few scores.
+        """
+        of_all, of_task = self.learner.images_learned, self._learned[task]
+        steady = of_all if self.shifted is None else of_task
+        early = any(images < self.publish_every and _doubled(images) for images in (steady, of_task))
+        return early or steady % self.publish_every == 0
 
     def pack(self) -> tuple[dict[str, State], dict[str, Any]]:
         """States and plain values from which `unpack` continues bit for bit."""
@@ -296,7 +335,7 @@ class Fold:
         meta: dict[str, Any] = {"watermark": self.watermark, "current": self.current, "counts": self.counts}
         meta["settings"] = self._settings()
         meta["task"] = {"name": self.task, "record": self.switched}
-        meta["known"] = [list(one.items()) for one in (self._learned, self._since, self._marks)]
+        meta["known"] = [list(one.items()) for one in (self._learned, self._since, self._marks, self._shifted)]
         if self.candidate is not None:
             states["candidate"] = self.candidate.detector.state()
             meta["candidate"] = {
@@ -353,7 +392,8 @@ class Fold:
         if "task" in meta:  # older checkpoints know of no product change
             self.task, self.switched = meta["task"]["name"], meta["task"]["record"]
         if "known" in meta:
-            self._learned, self._since, self._marks = map(dict, meta["known"])
+            self._learned, self._since, self._marks, *shifted = map(dict, meta["known"])
+            self._shifted = shifted[0] if shifted else {}  # older checkpoints know of no shift
 
     def _settings(self) -> dict[str, Any]:
         """What decides, beside the learner, which versions come of the records."""

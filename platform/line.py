@@ -76,7 +76,11 @@ class Publisher(Protocol):
 
 @dataclass(frozen=True)
 class Inspection:
-    """The answer to one image. Scores are None while no version knows the product yet (verdict `learning`)."""
+    """The answer to one image. Scores are None while no version knows the product yet (verdict `learning`).
+
+    After a drift that the version at work does not know either, `learning` comes with that version's score, and
+    `reject` says that the score is high among those since the drift.
+    """
 
     line: str
     id: str
@@ -189,7 +193,8 @@ class Line:
         if id in self.ids and judged is None:
             return self._known(id)
         features, numbers, verdict = judged or self._judge(data)
-        verdict = self._decided(verdict) if verdict and self.fold.knows else {"verdict": "learning"}
+        judges = self.fold.knows or self.fold.shifted is not None
+        verdict = self._decided(verdict) if verdict and judges else {"verdict": "learning"}
         first = self.ids.get(id)
         data_of = {
             "calibrated": verdict.get("calibrated", False),
@@ -449,16 +454,17 @@ class Line:
 
     def _in_force(self) -> InForce | None:
         """The current version's calibration as it stands by now; None without a version."""
-        return self.fold.online.in_force(self.scorer.calibration) if self.scorer else None
+        return self.fold.in_force(self.scorer.calibration) if self.scorer else None
 
     def _decided(self, verdict: dict[str, Any]) -> dict[str, Any]:
         """A verdict's fields by what is in force, where its version is the current one."""
         force, score = self._in_force(), verdict.get("score")
         if force is None or score is None or self.fold.online.version != verdict.get("version"):
             return verdict
+        said = force.verdict(score)
         return {
             **verdict,
-            "verdict": force.verdict(score),
+            "verdict": "learning" if said == "pass" and self.fold.shifted is not None else said,
             "p_value": force.calibration.p_value(score),
             "threshold": force.threshold,
             "calibrated": force.calibrated,
@@ -556,6 +562,7 @@ class Line:
             "device": s.device,
             "publish_every": str(s.publish_every),
             "probation": str(s.probation),
+            "drift": s.drift,
             "made_on": "; ".join(self._made_on),
         }
 

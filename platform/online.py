@@ -10,6 +10,9 @@ are normal ones too, as far as anybody knows:
   score, but at the threshold that rejected them: where nothing is known, nothing changes, and no run of defects
   lifts the threshold. Only an operator's word, or an image that passed, does.
 
+Where the version does not know what it sees any more (`overtaken`), since the light has shifted, images are judged by
+their rank among each other until a version does (platform/fold.py decides when).
+
 The next version is calibrated on images that this one let pass: on normal images whose highest scores are cut off.
 Without a correction each version would cut a little deeper than the last. How many are cut off is estimated from the
 tail of those that passed alone (`beyond`): rejects have no say in it, so no run of defects moves it.
@@ -42,6 +45,7 @@ LEAST, MOST = 500, 5000  # ... but not fewer, nor more where the rate does not n
 STEP = 0.25  # of adaptive conformal inference, as a share of the rate
 SPARED = 2  # times the promised rate: what a threshold below a known defect may come to
 CONFIDENCE = 0.95
+RUN = 10  # images, of which the current version rejects all but one where it does not know what it sees
 TAIL = 0.3  # of the images that passed, by whose scores is told how many are cut off
 LEAST_PASSED = 30
 STEEPEST = 500.0  # tail that is told from none: its rate times its reach
@@ -147,9 +151,27 @@ class Online:
         while len(self.judged) > max(KEPT, self.window):
             del self.judged[next(iter(self.judged))]
 
-    def in_force(self, base: Calibration) -> InForce:
-        """What decides, given the scores that the current version was published with."""
-        mine = [one for one in self.judged.values() if one.version == self.version][-self.window :]
+    def overtaken(self) -> int | None:
+        """The first of the last ten images that the current version judged, where it rejected nine of them or all.
+
+        A defect that an operator has named does not count as rejected.
+        """
+        last = [(seq, one) for seq, one in self.judged.items() if one.version == self.version][-RUN:]
+        rejected = sum(one.limit is not None and one.label != DEFECT for _, one in last)
+        return last[0][0] if rejected >= RUN - 1 else None
+
+    def in_force(self, base: Calibration, since: int | None = None) -> InForce:
+        """What decides, given the scores that the current version was published with.
+
+        since: the record with which images began that this version does not know. Once there are ten, each is judged
+        by its rank among them all, rejects too, as a light that shifts moves the normal ones like the others. Never
+        `calibrated`: which of them are normal nobody has said.
+        """
+        fresh = [] if since is None else [one.score for one in self._mine(since) if one.label != DEFECT]
+        if len(fresh) >= RUN:
+            calibration = Calibration.of(fresh, self.rate)
+            return InForce(calibration, self._threshold(calibration), False)
+        mine = self._mine()
         known = [one.score for one in mine if one.label == OK or (one.label is None and one.limit is None)]
         known += _thinned(base.scores, self.window - len(known))
         limits = sorted((one.score, one.limit) for one in mine if one.label is None and one.limit is not None)
@@ -166,9 +188,17 @@ class Online:
                 return below
         return threshold
 
-    def cut_off(self) -> float | None:
-        """Normal images above the threshold for each one that passed; None where too few passed to tell."""
-        mine = [one for one in self.judged.values() if one.version == self.version][-self.window :]
+    def _mine(self, since: int = 0) -> list[Judged]:
+        """Of the images from a record on, the newest that the current version judged."""
+        judged = self.judged.items()
+        return [one for seq, one in judged if seq >= since and one.version == self.version][-self.window :]
+
+    def cut_off(self, since: int | None = None) -> float | None:
+        """Normal images above the threshold for each one that passed; None where too few passed to tell.
+
+        since: as of `in_force`; the images that were not judged by rank yet say nothing then.
+        """
+        mine = self._mine() if since is None else self._mine(since)[RUN:]
         passed = [one.score for one in mine if one.limit is None and one.label != DEFECT]
         limits = [one.limit for one in mine if one.limit is not None]
         if len(passed) < LEAST_PASSED or not limits:

@@ -107,8 +107,8 @@ class _Made:
     threads: int
     device: str
     made_on: str
+    drift: str
     guessed: list[str]
-    drift: str = "adapt"  # of no account here: what was learned stands in the log
 
     @classmethod
     def of(cls, version: Version, stored: tuple[State, Calibration], today: LineSettings) -> "_Made":
@@ -117,7 +117,7 @@ class _Made:
         method, params = state.meta.get("method"), state.meta.get("params")
         if not isinstance(method, str) or not isinstance(params, dict):
             raise StateError(f"version {version.version}: its state does not say which method and parameters made it.")
-        names = ("publish_every", "probation", "threads", "device")
+        names = ("publish_every", "probation", "threads", "device", "drift")
         fallback = {name: getattr(today, name) for name in names}
         say = {name: tags.get(name, str(value)) for name, value in fallback.items()}
         return cls(
@@ -129,6 +129,7 @@ class _Made:
             threads=_number(say["threads"]),
             device=say["device"] if torch.device(say["device"]).type == "cpu" or torch.cuda.is_available() else "cpu",
             made_on=tags.get("made_on", ""),
+            drift=say["drift"],
             guessed=[name for name in fallback if name not in tags],
         )
 

@@ -2,7 +2,8 @@
 
 A line learns normal images of a folder. Then the light shifts: images that it never saw are judged, and not learned;
 its stream goes on in the new light, and an operator says `ok` to its false rejects, until enough was said; the same
-images are judged again. Beside it a line that nobody tells anything sees the same stream.
+images are judged again. Beside it a line that nobody tells anything sees the same stream. For both is said after how
+many images a version was current that has learned the new light.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from ...methods.errors import DataError
+from ...platform.fold import FIRST_SNAPSHOT
 from ...platform.images import prepare
 from ...platform.line import Line
 from ...platform.online import OK
@@ -46,6 +48,9 @@ class Figures:
     before_found: float
     after_found: float
     untold_found: float
+    told_version: int | None  # images in the new light until a version that learned 25 of them or more was current
+    untold_version: int | None
+    untold_learning: int  # images in the new light whose verdict was `learning`
 
 
 @click.command(cls=ManyValues)
@@ -69,7 +74,7 @@ def feedbacks(
     rate: float,
     json_file: Path | None,
 ) -> None:
-    """Measure what an operator's words do to false rejects, and to defects found, when the light has shifted."""
+    """Measure what an operator's words, and a new version, do to false rejects and defects found in another light."""
     drift = Drift.parse(drift_text)
     line = LineSettings(method=method, params=gather(settings, {}), false_reject_rate=rate)
     rows = []
@@ -87,6 +92,9 @@ def feedbacks(
                 [f"{row.folder} {row.seed}", *(getattr(row, f"{s}_{what}") for s in states), row.told] for row in rows
             ]
             show_table(what.replace("_", " "), ["folder, order", *states, "words"], cells)
+        cells = [[f"{r.folder} {r.seed}", r.told_version, r.untold_version, r.untold_learning, r.images] for r in rows]
+        heads = ["folder, order", "told", "untold", "untold: learning", "images in all"]
+        show_table("images until a version of the new light", heads, cells)
 
 
 def measured(task: Task, settings: LineSettings, drift: Drift, words: int, seed: int) -> Figures:
@@ -104,20 +112,29 @@ def measured(task: Task, settings: LineSettings, drift: Drift, words: int, seed:
             if line.scorer is None:
                 raise DataError(f"{task.name}: {len(calm)} images gave no version; take more, or a higher --rate.")
             clean, before = judged(line, task.test, "clean"), judged(line, task.test, "before", drift)
-            said = 0
-            for path in shifted:
+            said, learning, sooner = 0, 0, None
+            learned = line.fold.learner.images_learned
+            for n, path in enumerate(shifted):
                 id = f"shifted-{path.name}"
-                if line.inspect(encoded(path, settings, drift), id).verdict == "reject" and said < told:
+                verdict = line.inspect(encoded(path, settings, drift), id).verdict
+                learning += verdict == "learning"
+                if sooner is None and line.scorer.detector.images_learned >= learned + FIRST_SNAPSHOT:
+                    sooner = n
+                if verdict == "reject" and said < told:
                     line.feedback(id, OK)
                     said += 1
                     if said == words:  # the other line is to see no more of the stream than this one
                         shifted = shifted[: shifted.index(path) + 1]
                         break
-            lines.append((clean, before, judged(line, task.test, "after", drift), said))
+            lines.append((clean, before, judged(line, task.test, "after", drift), said, sooner, learning))
             line.close()
-    (clean, before, told_after, said), (*_, untold, _) = lines
+    (clean, before, told_after, said, told_version, _), (*_, untold, _, untold_version, learning) = lines
     shares = {"clean": clean, "before": before, "after": told_after, "untold": untold}
-    named: dict[str, Any] = {}
+    named: dict[str, Any] = {
+        "told_version": told_version,
+        "untold_version": untold_version,
+        "untold_learning": learning,
+    }
     for name, (wrong, found) in shares.items():
         named |= {f"{name}_false_rejects": wrong, f"{name}_found": found}
     return Figures(task.name, seed, said, len(shifted), **named)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from everline.methods.conformance import images
-from everline.platform.line import Line
+from everline.platform.line import Inspection, Line
 from everline.platform.log import LogReader
 from everline.platform.ownjudge import NORMAL, SYNTHETIC, Question
 from PIL import Image
@@ -44,6 +44,44 @@ def test_a_drift_is_seen_and_taken_for_usual(opened: Callable[..., Line]) -> Non
     assert "drift" in drifted[:30]
     assert drifted[-1] != "drift"
     assert line.status()["drift"]["since"] is None or line.status()["drift"]["state"] == "defects"
+
+
+def reddish(index: int, defect: bool = False) -> bytes:
+    """In the light of a lamp that has become warmer."""
+    pixels = np.asarray(Image.open(io.BytesIO(png(index, defect)))).astype(float) + np.array([40, 0, -40])
+    out = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(out, "png")
+    return out.getvalue()
+
+
+@pytest.mark.slow
+def test_after_the_light_has_shifted_a_version_comes_that_knows_it_and_finds_defects_and_a_crash_leaves_no_trace(
+    opened: Callable[..., Line],
+) -> None:
+    settings = replace(WATCHED, method="coreset", false_reject_rate=0.1, publish_every=1000, probation=25)
+    cuts, lines = (88, 105, 130), {}
+    answers: dict[str, list[Inspection]] = {"calm": [], "killed": []}
+    for store, found in answers.items():
+        shelf = Shelf()
+        line = opened(shelf, store=store, settings=settings)
+        for n in range(150):
+            if store == "killed" and n in cuts:
+                die(line)
+                line = opened(shelf, store=store, settings=settings)
+            found.append(line.inspect(png(n) if n < 80 else reddish(n), f"i{n}"))
+        line.settle()
+        lines[store] = line
+    whole, line = lines["calm"], lines["killed"]
+    assert answers["calm"] == answers["killed"] and line.digest() == whole.digest()
+    assert line.fold.pack()[1] == whole.fold.pack()[1]
+    said = [one.verdict for one in answers["killed"][80:]]
+    begun = said.index("learning")
+    known = begun + next(n for n, verdict in enumerate(said[begun:]) if verdict == "pass")
+    assert set(said[:begun]) == {"reject"} and begun <= 20 and 50 <= known <= 66
+    assert line.scorer is not None and line.scorer.detector.images_learned >= 25
+    good = [line.inspect(reddish(n), f"g{n}", learn=False).verdict for n in range(300, 320)]
+    bad = [line.inspect(reddish(n, defect=True), f"b{n}", learn=False).verdict for n in range(20)]
+    assert good.count("reject") <= 8 and bad.count("reject") >= 16
 
 
 def test_a_line_that_is_to_hold_learns_nothing_while_it_drifts_and_a_crash_leaves_no_trace(

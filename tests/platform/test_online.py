@@ -205,3 +205,30 @@ def test_no_run_of_defects_moves_what_is_held_to_be_cut_off() -> None:
     told, same = plain.cut_off(), struck.cut_off()
     assert told is not None and same is not None
     assert 0.1 < told < 0.4 and same == pytest.approx(told, abs=0.1)
+
+
+def test_a_version_that_rejects_nine_of_ten_is_overtaken_unless_an_operator_names_defects() -> None:
+    online, base = fresh(), Calibration.of(np.arange(100), RATE)
+    records = [judged(online, base, seq, 50.0 if seq < 5 else 500.0 + seq) for seq in range(14)]
+    assert online.overtaken() == 4
+    say(online, records[8], "defect")
+    assert online.overtaken() is None
+
+
+def test_images_since_a_shift_are_judged_by_their_rank_and_those_named_defects_do_not_count() -> None:
+    online, base = fresh(), Calibration.of(np.arange(100), RATE)
+    records = [judged(online, base, seq, 500.0 + seq) for seq in range(30)]
+    assert online.in_force(base).threshold < 100 and online.in_force(base, 25).threshold < 100  # fewer than ten
+    force = online.in_force(base, 10)
+    assert (force.threshold, force.calibrated) == (529.0, False)  # the 20th of 20
+    say(online, records[29], "defect")
+    assert online.in_force(base, 10).threshold == 528.0
+
+
+def test_what_is_cut_off_since_a_shift_is_told_by_ranks_alone() -> None:
+    online, base, rng = fresh(0.1), Calibration.of(np.arange(100), 0.1), np.random.default_rng(2)
+    for seq, score in enumerate(rng.exponential(size=100) + 500):
+        force = online.in_force(base, 0)
+        said, fields = force.verdict(score), {"score": float(score), "threshold": force.threshold, "version": 1}
+        online.see(Record("image", str(seq), seq=seq, verdict=said, **fields))
+    assert 0.03 < (online.cut_off(0) or 0) < 0.3
