@@ -1,5 +1,6 @@
 """The same over real HTTP: Ray Serve, real versions in MLflow, and a double of the line's actor."""
 
+import asyncio
 import io
 import json
 import re
@@ -7,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
@@ -28,6 +30,7 @@ from everline.platform.tracking import prepare_tracking
 from everline.platform.versions import Versions
 from PIL import Image
 from pydantic import ValidationError
+from ray import serve
 from ray.serve.schema import ServeDeploySchema
 
 PARAMS = {"size": 64, "weights": "none"}
@@ -173,6 +176,39 @@ def test_a_header_that_serve_would_obey_or_cannot_read_changes_nothing(served: S
     answer = served.say(b"GET /lines HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + header + b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200")
     assert len(set(re.findall(rb"(?im)^x-request-id: (.*?)\r", answer))) == 1
+
+
+@pytest.mark.slow
+def test_a_queue_of_serve_s_own_that_is_full_is_told_in_our_shape(served: Served) -> None:
+    @serve.deployment(max_ongoing_requests=1, max_queued_requests=1)
+    class Slow:
+        async def __call__(self) -> str:
+            await asyncio.sleep(3)
+            return "done"
+
+    app: Any = Slow
+    serve.run(app.options(ray_actor_options={"num_cpus": 0}).bind(), name="slow", route_prefix="/slow")
+    try:
+        with ThreadPoolExecutor(8) as callers:
+            statuses = list(callers.map(lambda _: ask_plain(served.port), range(8)))
+    finally:
+        serve.delete("slow")
+    assert {status for status, *_ in statuses} == {200, 503}
+    for status, headers, body in statuses:
+        if status == 503:
+            error = json.loads(body)["error"]
+            assert (error["code"], headers["retry-after"]) == ("server_busy", "2")
+            assert error["request_id"] == headers["x-request-id"] != ""
+
+
+def ask_plain(port: int) -> tuple[int, dict[str, str], bytes]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET", "/slow")
+        response = connection.getresponse()
+        return response.status, {key.lower(): value for key, value in response.getheaders()}, response.read()
+    finally:
+        connection.close()
 
 
 @pytest.mark.slow
