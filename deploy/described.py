@@ -38,9 +38,14 @@ CODES = {  # status: the codes that an error of it may have, and when
     500: (("failed", "internal"), "A fault of the server; its log has more under the request's id."),
     503: (
         (
-            "line_down", "line_stopped", "line_busy", "line_moved", "store_unavailable", "tracking_unavailable",
+            "line_down",
+            "line_stopped",
+            "line_busy",
+            "line_moved",
+            "store_unavailable",
+            "tracking_unavailable",
             "server_busy",
-        ),  # fmt: skip
+        ),
         "Not now.",
     ),
     504: (("line_timeout", "timeout"), "No answer in time."),

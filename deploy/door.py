@@ -1,4 +1,4 @@
-"""The very door of a Ray Serve cluster's HTTP server: what its proxy must not read, may keep, and says when it refuses.
+"""The very door of a Ray Serve cluster's HTTP server: what its proxy must not read, may keep, and how it refuses.
 
 A proxy asks `middlewares` for it where its environment has RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=
 everline.deploy.door:middlewares, as in every cluster that everline starts (platform/cluster.py).
