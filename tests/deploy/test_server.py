@@ -6,8 +6,7 @@ import json
 import re
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -32,6 +31,8 @@ from PIL import Image
 from pydantic import ValidationError
 from ray import serve
 from ray.serve.schema import ServeDeploySchema
+
+from ..conftest import until
 
 PARAMS = {"size": 64, "weights": "none"}
 
@@ -107,13 +108,6 @@ class Served:
         assert status == 200, answer
         return answer["version"]
 
-    def until(self, condition: Callable[[], bool]) -> None:
-        for _ in range(300):
-            if condition():
-                return
-            time.sleep(0.1)
-        raise AssertionError("it did not happen within 30 s")
-
 
 @pytest.fixture(scope="module")
 def served(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
@@ -146,7 +140,7 @@ def test_a_new_version_and_a_rollback_fail_no_request(served: Served) -> None:
     try:
         first = served.version()
         second = publish(served.tracking, "second", 20)
-        served.until(lambda: served.version() == second)
+        until(lambda: served.version() == second)
         assert served.ask("POST", "/lines/mono/rollback", b"{}")[2] == {"line": "mono", "version": first}
         assert served.version() == first
     finally:
@@ -229,12 +223,12 @@ def test_serve_is_not_started_twice(served: Served) -> None:
 @pytest.mark.slow
 def test_a_dead_line_is_a_503_until_it_is_back(served: Served) -> None:
     ray.kill(served.actor)
-    served.until(lambda: served.ask("POST", "/lines/mono/inspect", png(1))[0] != 200)
+    until(lambda: served.ask("POST", "/lines/mono/inspect", png(1))[0] != 200)
     status, headers, body = served.ask("POST", "/lines/mono/inspect", png(1))
     assert (status, headers["retry-after"], body["error"]["code"]) == (503, "2", "line_down")
     assert served.ask("GET", "/health")[0] == 200
     served.actor = start_double(served.tracking, served.fleet.store)
-    served.until(lambda: served.ask("POST", "/lines/mono/inspect", png(1))[0] == 200)
+    until(lambda: served.ask("POST", "/lines/mono/inspect", png(1))[0] == 200)
 
 
 def test_a_taken_port_is_named() -> None:

@@ -22,7 +22,7 @@ from everline.platform.log import LogReader, line_folder, verify
 from everline.platform.settings import read_fleet
 from everline.platform.versions import Versions
 
-from ...conftest import encoded
+from ...conftest import encoded, until
 
 Cluster = tuple[Callable[..., Any], dict[str, Any]]
 HERE = Path(__file__).parent
@@ -115,14 +115,6 @@ def user(tmp_path: Path, parts: list[bytes], tracking_uri: str) -> Iterator[Typi
                 yield one
         finally:
             killed(of_ray(ray))
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    give_up = time.monotonic() + 400
-    while not (found := condition()):
-        assert time.monotonic() < give_up
-        time.sleep(0.1)
-    return found
 
 
 @pytest.mark.slow
@@ -270,7 +262,7 @@ def test_a_lost_nodes_line_comes_up_on_another(
             cwd=tmp_path,
             env={**os.environ, "RAY_ADDRESS": told["address"]},
         )
-        until(lambda: len(LogReader(user.log)) >= 10)
+        until(lambda: len(LogReader(user.log)) >= 10, 400)
         if frozen:
             os.kill(before["pid"], signal.SIGSTOP)
             (user.log / "lock").unlink()  # between two machines it may not reach: only the epoch keeps them apart
@@ -278,7 +270,7 @@ def test_a_lost_nodes_line_comes_up_on_another(
         else:
             ask("kill", lost, before["pid"])
         start, length = time.monotonic(), len(LogReader(user.log))
-        until(lambda: len(LogReader(user.log)) > length)
+        until(lambda: len(LogReader(user.log)) > length, 400)
         sys.stdout.write(f"{time.monotonic() - start:.1f} s until the next record\n")  # pytest -rP shows it
         if frozen:
             os.kill(before["pid"], signal.SIGCONT)  # it goes on with the image that it had
