@@ -6,6 +6,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Scope
 
 HEADERS_LIMIT = 64 * 2**10  # bytes of a request's address and headers
+RETRY_AFTER_S = 2  # a line's actor needs about that to come back
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 

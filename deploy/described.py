@@ -37,7 +37,15 @@ CODES = {  # status: the codes that an error of it may have, and when
     431: (("headers_too_large",), "The request's headers are above the limit."),
     500: (("failed", "internal"), "A fault of the server; its log has more under the request's id."),
     503: (
-        ("line_down", "line_stopped", "line_busy", "line_moved", "store_unavailable", "tracking_unavailable"),
+        (
+            "line_down",
+            "line_stopped",
+            "line_busy",
+            "line_moved",
+            "store_unavailable",
+            "tracking_unavailable",
+            "server_busy",
+        ),
         "Not now.",
     ),
     504: (("line_timeout", "timeout"), "No answer in time."),

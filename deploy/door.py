@@ -1,4 +1,4 @@
-"""The very door of a Ray Serve cluster's HTTP server: what its proxy must not read, and how much it may keep.
+"""The very door of a Ray Serve cluster's HTTP server: what its proxy must not read, may keep, and how it refuses.
 
 A proxy asks `middlewares` for it where its environment has RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=
 everline.deploy.door:middlewares, as in every cluster that everline starts (platform/cluster.py).
@@ -9,15 +9,19 @@ from asyncio import TimerHandle, Transport
 
 import uvicorn.config
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from .answers import HEADERS_LIMIT, REQUEST_ID
+from .answers import HEADERS_LIMIT, REQUEST_ID, RETRY_AFTER_S, problem
 
 HEAD_S = 30.0  # in which a request's headers must be there
 OBEYED = re.compile(rb"serve_multiplexed_model_id|x_session_id|x_request_(timeout_seconds|disconnect_disabled)")
 READ = 2**18  # bytes that asyncio hands over at once
 TRACING = (b"traceparent", b"tracestate")
+REFUSALS = {  # the proxy's own, which are plain text; those of the application have our shape already
+    404: ("not_found", "nothing is served at this address, or not yet."),
+    503: ("server_busy", "more requests than the server takes wait already, or it is not ready; send the same again."),
+}
 
 
 def middlewares() -> list[Middleware]:
@@ -27,7 +31,10 @@ def middlewares() -> list[Middleware]:
 
 
 class Door:
-    """Takes out of a request what Ray Serve would obey (a time-out, a model) or cannot decode (and answer by 500)."""
+    """Takes out of a request what Ray Serve would obey (a time-out, a model) or cannot decode (and answer by 500).
+
+    Where the proxy itself refuses a request, the answer gets the shape of all our errors.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -35,7 +42,29 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             scope["headers"] = [header for header in scope["headers"] if _passes(*header)]
-        await self.app(scope, receive, send)
+            await self.app(scope, receive, _in_our_shape(scope, receive, send))
+        else:
+            await self.app(scope, receive, send)
+
+
+def _in_our_shape(scope: Scope, receive: Receive, send: Send) -> Send:
+    """`send` that says a refusal of the proxy's in our words."""
+    refused = False
+
+    async def answer(message: Message) -> None:
+        nonlocal refused
+        if message["type"] == "http.response.start" and message["status"] in REFUSALS:
+            headers = {key.lower(): value.decode("latin-1") for key, value in message["headers"]}
+            refused = headers.get(b"content-type", "").startswith("text/plain")
+            if refused:
+                id = headers.get(b"x-request-id", "")
+                scope["everline.request_id"] = id
+                said = {"X-Request-Id": id} | ({"Retry-After": str(RETRY_AFTER_S)} if message["status"] == 503 else {})
+                await problem(scope, message["status"], *REFUSALS[message["status"]], said)(scope, receive, send)
+        if not refused:
+            await send(message)
+
+    return answer
 
 
 def _passes(name: bytes, value: bytes) -> bool:

@@ -40,7 +40,7 @@ from ..methods.errors import (
 )
 from ..platform.images import base_name, image_id
 from . import described, manual, page, tasks
-from .answers import HEADERS_LIMIT, REQUEST_ID, problem
+from .answers import HEADERS_LIMIT, REQUEST_ID, RETRY_AFTER_S, problem
 from .guard import Guard, Rules
 
 log = logging.getLogger("everline.web")
@@ -49,7 +49,6 @@ BATCH = 64  # images of one form
 DRAIN = 4  # body limits that are read, and thrown away, of a body that is too large
 RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # the last: curl --data-binary
 ANSWER = "X-Everline-Answer"  # header beside a picture
-RETRY_AFTER_S = 2  # a line's actor needs about that to come back
 ERRORS: tuple[tuple[type[BaseException], int, str], ...] = (  # the first that fits
     (UnknownLine, 404, "unknown_line"),
     (UnknownVersion, 404, "unknown_version"),

@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -194,6 +195,15 @@ def browser() -> Iterator[Any]:
         opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield opened
         opened.close()
+
+
+def until(condition: Callable[[], Any], patience_s: float = 180.0, pause_s: float = 0.05) -> Any:
+    """What the condition gives as soon as it is something; fails where that takes too long."""
+    give_up = time.monotonic() + patience_s
+    while not (found := condition()):
+        assert time.monotonic() < give_up, f"it did not happen within {patience_s:g} s"
+        time.sleep(pause_s)
+    return found
 
 
 def encoded(index: int, defect: bool = False) -> bytes:

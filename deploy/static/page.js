@@ -30,10 +30,11 @@ const path = (line, rest) => `/lines/${encodeURIComponent(line)}/${rest}`;
 
 let login = null;
 
-function askToken(tried) {
+function askToken(why) {
   login ??= new Promise((done, refuse) => {
     const dialog = $("login");
-    $("not-taken").hidden = !tried;
+    $("not-taken").textContent = why;
+    $("not-taken").hidden = !why;
     dialog.returnValue = "";
     dialog.onclose = () => {
       login = null;
@@ -43,7 +44,7 @@ function askToken(tried) {
         sessionStorage.setItem("everline-token", given);
         done();
       } else {
-        refuse(new Refused("this needs a token; nothing was changed."));
+        refuse(new Refused(`this needs ${why ? "another" : "a"} token; nothing was changed.`));
       }
     };
     dialog.showModal();
@@ -56,15 +57,15 @@ async function ask(address, options = {}) {
     const token = sessionStorage.getItem("everline-token");
     const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
     const response = await fetch(address, { ...options, headers });
+    if (response.ok) return response;
+    const { error } = await response.json().catch(() => ({}));
     if (response.status === 401) {
-      await askToken(token);
-      continue;
+      await askToken(token ? "It does not know that token." : "");
+    } else if (token && error?.code === "forbidden") {
+      await askToken(`${error.message} Give another one.`);
+    } else {
+      throw new Refused(error?.message ?? `the server answered ${response.status}.`);
     }
-    if (!response.ok) {
-      const body = await response.json().catch(() => ({}));
-      throw new Refused(body.error?.message ?? `the server answered ${response.status}.`);
-    }
-    return response;
   }
 }
 

@@ -45,7 +45,15 @@ class Client:
         headers = {"Content-Type": kind} if body is not None else {}
         self._connection.request(verb, path, body, headers)
         response = self._connection.getresponse()
-        answer = json.loads(response.read())
+        body = response.read()
         if response.status != 200:
-            raise EverlineError(f"{verb} {path}: {response.status}: {answer['error']['message']}")
-        return answer
+            raise EverlineError(f"{verb} {path}: {response.status}: {_message(body)}")
+        return json.loads(body)
+
+
+def _message(body: bytes) -> str:
+    """Of an error; not each is everline's own: proxies on the way have words of theirs."""
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body[:200].decode("utf-8", "replace")

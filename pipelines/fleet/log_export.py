@@ -29,6 +29,7 @@ GROUP_ROWS, GROUP_BYTES = 4096, 32 * 2**20  # of a Parquet row group, which is w
 PART_BYTES = 512 * 2**20  # of images in a Parquet file
 IN_A_FOLDER = 1000  # image files
 VERDICTS = ("pass", "reject", "learning")
+INSPECTIONS = ("image", "repeat")  # kinds of record; an operator's word has the verdict of its image, too
 FORMULA = "=+-@\t\r\n＝＋－＠'"  # what a spreadsheet may take for a formula, and the mark that prevents it
 REVISED = [
     pa.field("revised_to", pa.string()),
@@ -53,7 +54,10 @@ class Revision:
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """Which records are exported. Numbers: `first` to `last`; times (ns): from `since_ns`, before `until_ns`."""
+    """Which records are exported. Numbers: `first` to `last`; times (ns): from `since_ns`, before `until_ns`.
+
+    verdicts: of inspections, and no other records; empty: all records.
+    """
 
     first: int = 0
     last: int | None = None
@@ -67,7 +71,7 @@ class Chosen:
             and (self.last is None or record.seq <= self.last)
             and (self.since_ns is None or record.time_ns >= self.since_ns)
             and (self.until_ns is None or record.time_ns < self.until_ns)
-            and (not self.verdicts or record.verdict in self.verdicts)
+            and (not self.verdicts or (record.kind in INSPECTIONS and record.verdict in self.verdicts))
         )
 
 
@@ -97,7 +101,9 @@ class Exported:
 )
 @click.option("--since", help="First record number, or a date or time (UTC unless it says otherwise).")
 @click.option("--until", help="Last record number, or a time before which, or a date up to whose end.")
-@click.option("--only", multiple=True, type=click.Choice(VERDICTS), help="Inspections with this verdict alone.")
+@click.option(
+    "--only", multiple=True, type=click.Choice(VERDICTS), help="Inspections of this verdict, and nothing else."
+)
 @json_option
 def export(
     line: str,

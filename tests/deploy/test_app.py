@@ -5,7 +5,6 @@ import base64
 import hashlib
 import io
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +37,8 @@ from everline.platform.settings import Fleet, LineSettings
 from everline.platform.versions import Version
 from fastapi.testclient import TestClient
 from PIL import Image
+
+from ..conftest import until
 
 LIMIT = 100_000
 PARAMS = {"size": 64, "weights": "none"}
@@ -158,13 +159,6 @@ class Bench:
         version: int | None = self.http.get("/health").json()["lines"]["mono"]["version"]
         return version
 
-    def until(self, condition: Callable[[], bool]) -> None:
-        for _ in range(500):
-            if condition():
-                return
-            time.sleep(0.02)
-        raise AssertionError("it did not happen within 10 s")
-
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
@@ -177,7 +171,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 def scoring(bench: Bench) -> Bench:
     """A bench that serves version 1."""
     bench.publish(1)
-    bench.until(lambda: bench.served() == 1)
+    until(lambda: bench.served() == 1)
     return bench
 
 
@@ -205,7 +199,7 @@ def test_a_line_without_a_version_is_learning(bench: Bench) -> None:
 def test_the_line_gets_the_features_that_it_would_make_itself(bench: Bench) -> None:
     bench.http.post("/lines/mono/inspect", content=png(1))
     bench.publish(1)
-    bench.until(lambda: bench.served() == 1)
+    until(lambda: bench.served() == 1)
     bench.http.post("/lines/mono/inspect", content=png(1))
     features = build("padim", **PARAMS).embed(prepare(png(1), 64)[None]).numpy()
     assert all(np.array_equal(call[2], features) for call in bench.line.calls)
@@ -267,7 +261,7 @@ def test_without_a_picture_the_answer_is_json(bench: Bench) -> None:
     response = bench.http.post("/lines/mono/inspect", content=png(1), headers={"Accept": "image/png"})
     assert (response.json()["verdict"], response.json()["map_overlay"]) == ("learning", None)
     bench.publish(1)
-    bench.until(lambda: bench.served() == 1)
+    until(lambda: bench.served() == 1)
     raw = bench.http.post("/lines/mono/inspect?map=raw", content=png(1), headers={"Accept": "image/png"})
     assert raw.json()["map_npy"]
     browser = bench.http.post("/lines/mono/inspect", content=png(1), headers={"Accept": "text/html,image/png,*/*"})
@@ -495,7 +489,7 @@ def test_a_caller_s_request_id_comes_back(bench: Bench) -> None:
 def test_a_new_version_swaps_in_by_itself(scoring: Bench) -> None:
     first = scoring.http.post("/lines/mono/inspect", content=png(5)).json()
     scoring.publish(2, taught(70))
-    scoring.until(lambda: scoring.served() == 2)
+    until(lambda: scoring.served() == 2)
     second = scoring.http.post("/lines/mono/inspect", content=png(5)).json()
     assert (first["version"], second["version"]) == (1, 2)
     assert first["score"] != second["score"]
@@ -503,17 +497,17 @@ def test_a_new_version_swaps_in_by_itself(scoring: Bench) -> None:
 
 def test_a_damaged_version_leaves_the_old_one_at_work(scoring: Bench) -> None:
     scoring.registry.now = 9
-    scoring.until(lambda: scoring.http.get("/health").json()["lines"]["mono"]["problem"] is not None)
+    until(lambda: scoring.http.get("/health").json()["lines"]["mono"]["problem"] is not None)
     assert scoring.http.post("/lines/mono/inspect", content=png(5)).json()["version"] == 1
 
 
 def test_mlflow_away_leaves_the_version_at_work_and_comes_back(scoring: Bench) -> None:
     scoring.registry.trouble = TrackingError("no answer")
-    scoring.until(lambda: scoring.http.get("/health").json()["lines"]["mono"]["problem"] == "no answer")
+    until(lambda: scoring.http.get("/health").json()["lines"]["mono"]["problem"] == "no answer")
     assert scoring.http.post("/lines/mono/inspect", content=png(5)).json()["version"] == 1
     error_of(scoring.http.get("/lines/mono/versions"), 503, "tracking_unavailable")
     scoring.registry.trouble = None
-    scoring.until(lambda: scoring.http.get("/health").json()["lines"]["mono"]["problem"] is None)
+    until(lambda: scoring.http.get("/health").json()["lines"]["mono"]["problem"] is None)
 
 
 def test_a_version_with_another_embedding_still_scores(scoring: Bench) -> None:
@@ -521,7 +515,7 @@ def test_a_version_with_another_embedding_still_scores(scoring: Bench) -> None:
     for n in range(3):
         detector.learn(detector.embed(prepare(png(n), 96)[None]))
     scoring.publish(2, detector.state())
-    scoring.until(lambda: scoring.served() == 2)
+    until(lambda: scoring.served() == 2)
     answer = scoring.http.post("/lines/mono/inspect", content=png(5)).json()
     score = detector.score(detector.embed(prepare(png(5), 96)[None])).image[0]
     assert answer["score"] == pytest.approx(float(score), rel=1e-5)
@@ -547,7 +541,7 @@ def test_versions_are_listed(scoring: Bench) -> None:
 @pytest.mark.parametrize(("body", "version"), [(b"", 1), (b"{}", 1), (b'{"version": 1}', 1)])
 def test_a_rollback_is_served_at_once(scoring: Bench, body: bytes, version: int) -> None:
     scoring.publish(2)
-    scoring.until(lambda: scoring.served() == 2)
+    until(lambda: scoring.served() == 2)
 
     def back(asked: int | None) -> int:
         scoring.registry.now = asked or 1

@@ -1,7 +1,6 @@
 """The operator's page in a real browser: a running fleet, Ray Serve, one line, and somebody who looks and clicks."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,8 @@ from everline.platform.log import LogReader, line_folder
 from everline.platform.settings import Fleet, parse_fleet
 from everline.platform.tracking import prepare_tracking
 from everline.platform.versions import Versions
+
+from ..conftest import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 NASTY = "<img src=x onerror=document.title='hacked'>/../50 %?a=b&c"
@@ -37,14 +38,6 @@ class Plant:
 
     def log(self) -> list[Any]:
         return list(LogReader(line_folder(self.fleet.store, "mono")).records(images=False))
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Asks from here: a page that forbids `eval` cannot wait by itself."""
-    give_up = time.monotonic() + 180
-    while not true():
-        assert time.monotonic() < give_up
-        time.sleep(0.1)
 
 
 @pytest.fixture
@@ -80,7 +73,7 @@ def test_an_operator_sees_labels_and_turns_back(plant: Plant, browser: Any, more
     page.locator("#images li", has_text=NASTY).wait_for()
     page.locator("#caption", has_text=NASTY).wait_for()
     width = partial(page.locator("#picture").evaluate, "picture => picture.naturalWidth")
-    until(lambda: width() > 0)
+    until(lambda: width() > 0)  # from here: a page that forbids `eval` cannot wait by itself
     assert page.locator("#strip rect").count() > 0
 
     page.locator("#heat").click()

@@ -143,7 +143,7 @@ def test_a_token_is_asked_for_and_what_was_wanted_is_done_with_it(plant: Opens, 
     assert page.locator("#not-taken").is_hidden()
     page.keyboard.type("not-a-token")
     page.keyboard.press("Enter")
-    page.locator("#not-taken").wait_for()
+    page.locator("#not-taken", has_text="It does not know that token.").wait_for()
     page.keyboard.type(token)
     page.keyboard.press("Enter")
     page.locator("#facts", has_text="said: ok by maria").wait_for()
@@ -155,6 +155,32 @@ def test_a_token_is_asked_for_and_what_was_wanted_is_done_with_it(plant: Opens, 
     assert (said["label"], said["by"]) == ("defect", "maria")
     assert token not in page.content()
     assert all("401" in text for text in here.wrong)  # the browser's own word on the refusals
+
+
+def test_a_token_that_may_not_do_it_is_refused_by_name_and_another_one_taken(plant: Opens, tmp_path: Path) -> None:
+    file = tmp_path / "tokens.yaml"
+    camera, token = make_token(file, "camera-1", ("inspect",)), make_token(file, "maria", ("change",))
+    here = plant(Rules(tokens=Tokens(file)))
+    here.open()
+    page, login = here.page, here.page.locator("#login")
+    page.locator("#ok").click()
+    login.wait_for()
+    page.keyboard.type(camera)
+    page.keyboard.press("Enter")
+    page.locator("#not-taken", has_text="the token of camera-1 may not change, only inspect").wait_for()
+    page.keyboard.press("Escape")  # who has no other one may look on, and is asked again next time
+    page.locator("#message", has_text="this needs another token; nothing was changed").wait_for()
+    assert not any(row["label"] for row in here.rows().values())
+
+    page.locator("#ok").click()
+    page.locator("#not-taken", has_text="camera-1").wait_for()
+    page.keyboard.type(token)
+    page.keyboard.press("Enter")
+    page.locator("#facts", has_text="said: ok by maria").wait_for()
+    assert login.is_hidden() and page.locator("#message").is_hidden()
+    page.locator("#defect").click()  # it is kept in place of the other
+    page.locator("#facts", has_text="said: defect by maria").wait_for()
+    assert all("401" in text or "403" in text for text in here.wrong)
 
 
 def test_tab_and_enter_alone_mark_an_image_ok(plant: Opens) -> None:
@@ -226,7 +252,7 @@ def test_every_text_stands_out_from_what_is_behind_it(plant: Opens, scheme: str)
     page.evaluate("document.querySelectorAll('#message, #trouble').forEach((one) => { one.hidden = false; })")
     page.evaluate("document.querySelectorAll('#message, #trouble').forEach((one) => { one.textContent = 'Away.'; })")
     page.evaluate("document.querySelectorAll('dialog').forEach((one) => one.show())")
-    page.evaluate("document.getElementById('not-taken').hidden = false")
+    page.evaluate("Object.assign(document.getElementById('not-taken'), { hidden: false, textContent: 'No.' })")
     measure()
     page.evaluate("document.body.classList.add('away')")
     measure()

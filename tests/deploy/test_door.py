@@ -1,6 +1,7 @@
 """What stands in front of Ray Serve's proxy: headers that it must not see, and bounds on what a client may send."""
 
 import asyncio
+import json
 import socket
 import threading
 import time
@@ -69,6 +70,40 @@ def test_what_serve_would_obey_or_stumble_over_is_taken_out() -> None:
     ]  # fmt: skip
     asyncio.run(Door(app)({"type": "http", "headers": [*gone, *kept]}, None, None))  # type: ignore[arg-type]
     assert seen == kept
+
+
+@pytest.mark.parametrize(("status", "code", "after"), [(503, "server_busy", "2"), (404, "not_found", None)])
+def test_what_the_proxy_refuses_itself_has_the_shape_of_all_errors(status: int, code: str, after: str | None) -> None:
+    headers, body = refused(status, b"text/plain; charset=utf-8", b"Request dropped due to backpressure")
+    assert headers["content-type"] == "application/json" and headers.get("retry-after") == after
+    assert headers["x-request-id"] == json.loads(body)["error"]["request_id"] == "id-1"
+    assert json.loads(body)["error"]["code"] == code
+
+
+@pytest.mark.parametrize(("status", "kind"), [(503, b"application/json"), (200, b"text/plain"), (404, b"text/html")])
+def test_what_the_application_answers_passes_as_it_is(status: int, kind: bytes) -> None:
+    headers, body = refused(status, kind, b"as it is")
+    assert (headers["content-type"], body) == (kind.decode(), b"as it is")
+
+
+def refused(status: int, kind: bytes, body: bytes) -> tuple[dict[str, str], bytes]:
+    """Headers and body that come through the door."""
+    came: list[Any] = []
+
+    async def proxy(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-type", kind), (b"X-Request-ID", b"id-1")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body[:3], "more_body": True})
+        await send({"type": "http.response.body", "body": body[3:]})
+
+    async def send(message: Any) -> None:
+        came.append(message)
+
+    asyncio.run(Door(proxy)({"type": "http", "headers": []}, None, send))  # type: ignore[arg-type]
+    start, *parts = came
+    assert (start["type"], start["status"]) == ("http.response.start", status)
+    headers = {key.decode().lower(): value.decode() for key, value in start["headers"]}
+    return headers, b"".join(part["body"] for part in parts)
 
 
 def test_serve_gets_the_door_and_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:

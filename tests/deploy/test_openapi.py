@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import schemathesis
 from everline.deploy import described, manual
+from everline.deploy.door import REFUSALS
 from everline.deploy.guard import Rules
 from everline.deploy.tokens import Tokens, make_token
 from everline.deploy.web import CODES, ERRORS, application
@@ -103,6 +104,7 @@ def test_the_description_is_true_where_all_need_a_token(whole: Whole, sent: Any,
 def test_every_error_of_the_server_is_in_the_description() -> None:
     known = {(status, code) for status, (codes, _) in described.CODES.items() for code in codes}
     raised = {(status, code) for _, status, code in ERRORS} | {(status, code) for status, code in CODES.items()}
+    raised |= {(status, code) for status, (code, _) in REFUSALS.items()}
     guards = {(401, "no_token"), (403, "forbidden"), (403, "other_site"), (429, "too_many_requests"), (504, "timeout")}
     assert known - raised == guards | {(422, "invalid"), (431, "headers_too_large"), (500, "internal")} - raised
     assert raised <= known

@@ -1,12 +1,13 @@
 """The same over real HTTP: Ray Serve, real versions in MLflow, and a double of the line's actor."""
 
+import asyncio
 import io
 import json
 import re
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
@@ -28,7 +29,10 @@ from everline.platform.tracking import prepare_tracking
 from everline.platform.versions import Versions
 from PIL import Image
 from pydantic import ValidationError
+from ray import serve
 from ray.serve.schema import ServeDeploySchema
+
+from ..conftest import until
 
 PARAMS = {"size": 64, "weights": "none"}
 
@@ -104,13 +108,6 @@ class Served:
         assert status == 200, answer
         return answer["version"]
 
-    def until(self, condition: Callable[[], bool]) -> None:
-        for _ in range(300):
-            if condition():
-                return
-            time.sleep(0.1)
-        raise AssertionError("it did not happen within 30 s")
-
 
 @pytest.fixture(scope="module")
 def served(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
@@ -143,7 +140,7 @@ def test_a_new_version_and_a_rollback_fail_no_request(served: Served) -> None:
     try:
         first = served.version()
         second = publish(served.tracking, "second", 20)
-        served.until(lambda: served.version() == second)
+        until(lambda: served.version() == second)
         assert served.ask("POST", "/lines/mono/rollback", b"{}")[2] == {"line": "mono", "version": first}
         assert served.version() == first
     finally:
@@ -176,6 +173,39 @@ def test_a_header_that_serve_would_obey_or_cannot_read_changes_nothing(served: S
 
 
 @pytest.mark.slow
+def test_a_queue_of_serve_s_own_that_is_full_is_told_in_our_shape(served: Served) -> None:
+    @serve.deployment(max_ongoing_requests=1, max_queued_requests=1)
+    class Slow:
+        async def __call__(self) -> str:
+            await asyncio.sleep(3)
+            return "done"
+
+    app: Any = Slow
+    serve.run(app.options(ray_actor_options={"num_cpus": 0}).bind(), name="slow", route_prefix="/slow")
+    try:
+        with ThreadPoolExecutor(8) as callers:
+            statuses = list(callers.map(lambda _: ask_plain(served.port), range(8)))
+    finally:
+        serve.delete("slow")
+    assert {status for status, *_ in statuses} == {200, 503}
+    for status, headers, body in statuses:
+        if status == 503:
+            error = json.loads(body)["error"]
+            assert (error["code"], headers["retry-after"]) == ("server_busy", "2")
+            assert error["request_id"] == headers["x-request-id"] != ""
+
+
+def ask_plain(port: int) -> tuple[int, dict[str, str], bytes]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET", "/slow")
+        response = connection.getresponse()
+        return response.status, {key.lower(): value for key, value in response.getheaders()}, response.read()
+    finally:
+        connection.close()
+
+
+@pytest.mark.slow
 def test_headers_without_an_end_are_not_kept(served: Served) -> None:
     lines = b"".join(b"X-%d: %s\r\n" % (n, b"x" * 60_000) for n in range(100))
     answer = served.say(b"GET /lines HTTP/1.1\r\nHost: a\r\n" + lines)
@@ -193,12 +223,12 @@ def test_serve_is_not_started_twice(served: Served) -> None:
 @pytest.mark.slow
 def test_a_dead_line_is_a_503_until_it_is_back(served: Served) -> None:
     ray.kill(served.actor)
-    served.until(lambda: served.ask("POST", "/lines/mono/inspect", png(1))[0] != 200)
+    until(lambda: served.ask("POST", "/lines/mono/inspect", png(1))[0] != 200)
     status, headers, body = served.ask("POST", "/lines/mono/inspect", png(1))
     assert (status, headers["retry-after"], body["error"]["code"]) == (503, "2", "line_down")
     assert served.ask("GET", "/health")[0] == 200
     served.actor = start_double(served.tracking, served.fleet.store)
-    served.until(lambda: served.ask("POST", "/lines/mono/inspect", png(1))[0] == 200)
+    until(lambda: served.ask("POST", "/lines/mono/inspect", png(1))[0] == 200)
 
 
 def test_a_taken_port_is_named() -> None:

@@ -26,6 +26,8 @@ from everline.platform.spool import SpooledWriter, open_log, spool_folder
 from everline.platform.volume import S3Path
 from PIL import Image
 
+from ..conftest import until
+
 MIB = 2**20
 
 
@@ -76,13 +78,6 @@ def opened(s3_store: S3Path, tmp_path: Path) -> Iterator[Callable[..., SpooledWr
 
 def image(n: int, size: int = 100) -> Record:
     return Record("image", f"i{n}", time_ns=n, image=bytes([n]) * size, score=n / 7, admitted=True, data={"n": n})
-
-
-def until(true: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + 120
-    while not true():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
 
 
 def logged(writer: Any) -> list[str]:

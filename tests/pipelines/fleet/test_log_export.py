@@ -115,6 +115,23 @@ def test_only_what_is_asked_for(fleet: Path, words: list[str], wanted: list[int]
         assert pq.ParquetDataset(files).read()["seq"].to_pylist() == list(wanted)
 
 
+@pytest.mark.parametrize("kind", ["images", "parquet"])
+def test_rejects_are_inspections_and_not_what_was_said_of_them(fleet: Path, kind: str) -> None:
+    with LogWriter.open(fleet.parent / "store" / "mono") as writer:
+        said = {"of": 6, "id": "i6", "label": "ok", "by": "eve"}
+        writer.append([Record("feedback", "f3", 16 * DAY, b"\x89PNG\x06", verdict="reject", version=1, data=said)])
+        writer.append([Record("repeat", "i1", 17 * DAY, verdict="reject", version=2, data={"of": 1})])
+    found = run(fleet, "out", "--format", kind, "--only", "reject")
+    assert (found["records"], found["images"], found["revised"]) == (5, 4, 2)
+    if kind == "images":
+        got = rows(fleet.parent / "out")
+        assert [(row["id"], row["kind"], row["revised_to"]) for row in got] == [
+            ("i0", "image", ""), ("i3", "image", "ok"), ("i6", "image", "ok"), ("i9", "image", ""),
+            ("i1", "repeat", ""),
+        ]  # fmt: skip
+        assert len(list((fleet.parent / "out" / "images").rglob("*.png"))) == 4
+
+
 @pytest.mark.parametrize("word", ["yesterday", "-1", "2026-13-01", "9" * 13, "", "2026-05-31T06:00+99:00"])
 def test_a_bound_that_is_none_is_refused(word: str) -> None:
     with pytest.raises(ConfigError, match="--since takes"):

@@ -1,4 +1,4 @@
-"""`everline up`, `down` and `status` as people use them: on one machine, over the loss of a head, and of a node."""
+"""`everline up`, `down`, `status`, `switch` and `feedback` as people use them; the loss of a head, and of a node."""
 
 import json
 import os
@@ -22,9 +22,13 @@ from everline.platform.log import LogReader, line_folder, verify
 from everline.platform.settings import read_fleet
 from everline.platform.versions import Versions
 
+from ...conftest import encoded, until
+
 Cluster = tuple[Callable[..., Any], dict[str, Any]]
 HERE = Path(__file__).parent
 LINE = {"method": "coreset", "false_reject_rate": 0.05, "probation": 1, "params": {"size": 64, "memory": 100}}
+FORGETFUL = {**LINE, "false_reject_rate": 0.1, "publish_every": 25, "checkpoint_every": 5, "keep_images": 10}
+HEAVY = bytes(400 * 2**10)  # behind an image, which is none the worse for it: fifty fill a shard
 MAIN = [sys.executable, "-c", "from everline.pipelines.main import main; main()"]
 
 
@@ -113,14 +117,6 @@ def user(tmp_path: Path, parts: list[bytes], tracking_uri: str) -> Iterator[Typi
             killed(of_ray(ray))
 
 
-def until(condition: Callable[[], Any]) -> Any:
-    give_up = time.monotonic() + 400
-    while not (found := condition()):
-        assert time.monotonic() < give_up
-        time.sleep(0.1)
-    return found
-
-
 @pytest.mark.slow
 def test_what_runs_is_made_equal_to_what_the_file_says(user: Any) -> None:
     user.write(mono=LINE, poly=LINE)
@@ -154,6 +150,64 @@ def test_what_runs_is_made_equal_to_what_the_file_says(user: Any) -> None:
     assert not of_ray(user.ray)
     assert verify(user.log).ok
     assert "nothing changed" in user.types("down", "fleet.yaml").err
+
+
+@pytest.mark.slow
+def test_an_operator_says_what_comes_and_what_it_was_though_the_image_is_gone(
+    user: Any, parts: list[bytes], more_parts: list[bytes]
+) -> None:
+    def stream(name: str, images: list[bytes]) -> None:
+        (user.folder / name).mkdir()
+        for n, data in enumerate(images):
+            (user.folder / name / f"{name}-{n:03d}.png").write_bytes(data + HEAVY)
+        assert user.types("stream", "mono", name, "--json", "-").json["acknowledged"] == len(images)
+
+    def told(*words: str) -> Any:
+        return user.types(*words, "--json", "-").json
+
+    def logged(number: int) -> Any:
+        return next(iter(LogReader(user.log).records(after=number - 1)))
+
+    user.write(mono=FORGETFUL)
+    user.types("up")
+    assert told("switch", "mono", "disc") == {"line": "mono", "task": "disc", "record": 0}
+    stream("early", parts[:38] + [encoded(n, defect=True) for n in range(5)])
+    early = [one for one in LogReader(user.log).records(images=False) if one.kind == "image"]
+    rejected, passed = (next(one for one in early if one.verdict == verdict) for verdict in ("reject", "pass"))
+    stream("late", parts[38:] + more_parts + [encoded(n) for n in range(100, 120)])
+    until(lambda: user.states()["mono"]["images_from"] > early[-1].seq)
+    assert logged(rejected.seq).image is None and logged(passed.seq).image is None
+    before = user.states()["mono"]
+
+    said = told("feedback", "mono", rejected.id, "ok", "--by", "ann")
+    number = said["record"]
+    assert said == {
+        "line": "mono", "id": rejected.id, "record": number, "of": rejected.seq, "label": "ok", "changed": False
+    }  # fmt: skip
+    record = logged(number)
+    assert (record.kind, record.task, record.image, record.admitted) == ("feedback", "disc", None, False)
+    assert record.data == {"of": rejected.seq, "id": rejected.id, "label": "ok", "by": "ann"}
+    assert told("feedback", "mono", rejected.id, "ok") == said  # nothing new, no record
+    assert told("feedback", "mono", passed.id, "defect")["record"] == number + 1
+    assert "record" in user.types("feedback", "mono", passed.id, "ok").out
+    assert "no image 'nobody'" in user.types("feedback", "mono", "nobody", "ok", code=1).err
+    after = user.states()["mono"]
+    assert after["images_learned"] == before["images_learned"] and after["state"] == "running"
+    assert after["false_rejects"] != before["false_rejects"]  # it recalibrates all the same
+
+    switched = told("switch", "mono", "cap")
+    assert told("switch", "mono", "cap") == switched and logged(switched["record"]).data["task"] == "cap"
+    stream("caps", [encoded(n) for n in range(200, 203)])
+    last = [one for one in LogReader(user.log).records(images=False) if one.kind == "image"][-3:]
+    assert [(one.task, one.verdict) for one in last] == [("cap", "learning")] * 3
+
+    there = user.states()["mono"]
+    user.types("down", "mono")
+    user.types("up")
+    back = user.states()["mono"]
+    same = ("images_learned", "false_rejects", "threshold", "version", "task", "inspected")
+    assert [back[name] for name in same] == [there[name] for name in same]
+    assert verify(user.log).ok
 
 
 @pytest.mark.slow
@@ -208,7 +262,7 @@ def test_a_lost_nodes_line_comes_up_on_another(
             cwd=tmp_path,
             env={**os.environ, "RAY_ADDRESS": told["address"]},
         )
-        until(lambda: len(LogReader(user.log)) >= 10)
+        until(lambda: len(LogReader(user.log)) >= 10, 400)
         if frozen:
             os.kill(before["pid"], signal.SIGSTOP)
             (user.log / "lock").unlink()  # between two machines it may not reach: only the epoch keeps them apart
@@ -216,7 +270,7 @@ def test_a_lost_nodes_line_comes_up_on_another(
         else:
             ask("kill", lost, before["pid"])
         start, length = time.monotonic(), len(LogReader(user.log))
-        until(lambda: len(LogReader(user.log)) > length)
+        until(lambda: len(LogReader(user.log)) > length, 400)
         sys.stdout.write(f"{time.monotonic() - start:.1f} s until the next record\n")  # pytest -rP shows it
         if frozen:
             os.kill(before["pid"], signal.SIGCONT)  # it goes on with the image that it had
