@@ -6,6 +6,7 @@ whether they come live or are replayed after a crash.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol, Self
 
 import torch
@@ -17,11 +18,12 @@ from ..methods.registry import build, restore
 from .calibration import Calibration
 from .drift import DRIFT, Watch
 from .online import DEFECT, OK, InForce, Online, explained_by
-from .ownjudge import Question, Remembered, held_for, packed, unpacked
+from .ownjudge import LABELLED, Question, Remembered, held_for, packed, unpacked
 from .record import Record
 
 FIRST_SNAPSHOT = 25
 ASK_EVERY = 2  # images that a candidate scores: then it is asked about one of the log, which has to be embedded
+QUESTIONS, AT_ONCE = 48, 2  # that a short probation is to hold; with an image, at most
 DEFECTS, DEFECT_BYTES = 16, 4 * 2**20  # known defects that passed, whose images the next versions are shown
 
 
@@ -241,6 +243,8 @@ class Fold:
             self.remembered.defect(of, record.task)
         elif label == OK and record.verdict == "reject":
             self.remembered.normal(of, record.task)
+        if label == DEFECT and record.version == self.current and record.verdict in ("pass", "reject"):
+            self._answer(Question(of, DEFECT, record.task), record.verdict == "reject")
         self.defects.pop(of, None)
         for shown in self._shown.values():
             shown.pop(of, None)
@@ -251,6 +255,13 @@ class Fold:
             while len(self.defects) > DEFECTS:
                 del self.defects[next(iter(self.defects))]
         return self._learn(record, embed) if record.admitted else None
+
+    def _answer(self, question: Question, rejected: bool) -> None:
+        """What the current version made of a defect before it was known as one; of no more than are asked about."""
+        self._answered[question] = rejected
+        known = [one for one in self._answered if one.kind == DEFECT]
+        if len(known) > LABELLED:
+            del self._answered[known[0]]
 
     def _learn(self, record: Record, embed: Callable[[Record], Tensor]) -> Publish | None:
         """The candidate scores the image before the learner learns it."""
@@ -269,10 +280,12 @@ class Fold:
 
     def _ask(self, candidate: Candidate) -> None:
         """A question now and then, so that no image has to wait for many of them."""
-        if self.ask is None or len(candidate.scores) % ASK_EVERY:
+        if self.ask is None:
             return
-        question = next((one for one in self.remembered.questions() if one not in candidate.asked), None)
-        if question is not None:
+        scored, asked = len(candidate.scores), len(candidate.asked)
+        due = max(scored // ASK_EVERY, scored * QUESTIONS // self._enough) - asked
+        new = (one for one in self.remembered.questions() if one not in candidate.asked)
+        for question in list(islice(new, max(0, min(due, AT_ONCE)))):
             features = self.ask(question)
             candidate.asked[question] = None if features is None else _score(candidate.detector, features)
 

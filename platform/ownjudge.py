@@ -1,8 +1,9 @@
 """The gate of a line's own candidates: which images of the log one is asked, and why it is held. Pure.
 
-With every second image that the line learns while a candidate is on probation, the candidate is asked a question: a
-remembered normal image, of each task in turn, a defect that an operator has labelled, or a synthetic one made on a
-normal image. The version that gives verdicts was asked such questions on its own probation. A candidate is held where
+With every second image that the line learns while a candidate is on probation, and with more where the probation is
+short, the candidate is asked a question: a remembered normal image, of each task in turn, a defect that an operator
+has labelled, or a synthetic one made on a normal image. The version that gives verdicts was asked such questions on
+its own probation; what it judged before an operator called it a defect it has answered, too. A candidate is held where
 
 * it rejects more of the remembered normal images than the promised rate and the tolerance together explain
   (P(X >= k), X ~ Bin(n, rate + tolerance), below 5 %), and more than the current version (McNemar 1947, one-sided,

@@ -113,13 +113,16 @@ def test_a_roll_back_takes_what_comes_then_for_usual(opened: Callable[..., Line]
     assert line.status()["drift"]["state"] == "none"
 
 
-def test_a_candidate_is_asked_what_the_line_remembers(opened: Callable[..., Line]) -> None:
-    line = opened(settings=replace(QUICK, false_reject_rate=0.05, probation=1, publish_every=200))
+@pytest.mark.parametrize(("rate", "questions"), [(0.05, 2.0), (0.01, 0.5)])
+def test_a_candidate_is_asked_what_the_line_remembers_and_more_often_where_its_probation_is_short(
+    opened: Callable[..., Line], rate: float, questions: float
+) -> None:
+    line = opened(settings=replace(QUICK, false_reject_rate=rate, probation=1, publish_every=200))
     send(line, 0, 43)
     line.settle()
     assert line.fold.candidate is not None
     asked = line.fold.candidate.asked
-    assert len(asked) == len(line.fold.candidate.scores) // 2 > 5
+    assert len(asked) == questions * len(line.fold.candidate.scores) > 5
     scores = {kind: [s for q, s in asked.items() if q.kind == kind and s is not None] for kind in (NORMAL, SYNTHETIC)}
     assert min(map(len, scores.values())) >= 3
     assert np.mean(scores[SYNTHETIC]) > np.mean(scores[NORMAL])

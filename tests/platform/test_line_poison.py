@@ -25,12 +25,12 @@ def versions(tracking_uri: str) -> Versions:
 
 
 @pytest.fixture
-def opened(tmp_path: Path, versions: Versions) -> Iterator[Callable[[bool], Line]]:
+def opened(tmp_path: Path, versions: Versions) -> Iterator[Callable[..., Line]]:
     """Opens the line, with its gate or without."""
     lines: list[Line] = []
 
-    def make(gate: bool) -> Line:
-        lines.append(Line("a", replace(SETTINGS, gate=gate), tmp_path / "store", versions))
+    def make(gate: bool, **more: int) -> Line:
+        lines.append(Line("a", replace(SETTINGS, gate=gate, **more), tmp_path / "store", versions))
         return lines[-1]
 
     yield make
@@ -54,20 +54,30 @@ def found(line: Line) -> int:
     return sum(line.scorer.judge(one)[0]["verdict"] == "reject" for one in scored)
 
 
-def taught(line: Line, poison: bool) -> list[str]:
-    """Two versions, 24 labelled defects, then the turn of a third; returns what became of each."""
-    work(line, 0, 60)
+def label(line: Line) -> None:
+    """24 defects, which the line rejects, are called so."""
     for n in range(24):
         assert line.inspect(png(LABELLED + n, defect=True), f"labelled-{n}", learn=False).verdict == "reject"
         line.feedback(f"labelled-{n}", "defect", "ann")
-    work(line, 60, 110)
-    assert line.status()["version"] == 2 and found(line) == 10
-    work(line, 110, 190, poison)
+
+
+def turns(line: Line) -> list[str]:
+    """What became of the line's candidates."""
     return [one.kind for one in LogReader(line.folder).records(images=False) if one.kind in ("publish", "held")]
 
 
+def taught(line: Line, poison: bool) -> list[str]:
+    """Two versions, 24 labelled defects, then the turn of a third; returns what became of each."""
+    work(line, 0, 60)
+    label(line)
+    work(line, 60, 110)
+    assert line.status()["version"] == 2 and found(line) == 10
+    work(line, 110, 190, poison)
+    return turns(line)
+
+
 def test_a_learner_that_was_taught_defects_is_held_and_says_why(
-    opened: Callable[[bool], Line], versions: Versions
+    opened: Callable[..., Line], versions: Versions
 ) -> None:
     line = opened(True)
     assert taught(line, poison=True) == ["publish", "publish", "held"]
@@ -82,9 +92,21 @@ def test_a_learner_that_was_taught_defects_is_held_and_says_why(
     assert line.inspect(png(190), "good-190").version == 2 and found(line) == 10
 
 
+def test_a_short_probation_suffices_and_so_do_words_on_what_the_version_at_work_has_judged(
+    opened: Callable[..., Line],
+) -> None:
+    line = opened(True, probation=25)
+    work(line, 0, 130)
+    assert turns(line) == ["publish"] * 3
+    label(line)
+    work(line, 130, 200, poison=True)
+    assert turns(line) == ["publish"] * 3 + ["held"] and found(line) == 10
+    assert "labelled defects" in line.status()["held"]
+
+
 @pytest.mark.parametrize(("gate", "poison", "finds"), [(True, False, range(10, 11)), (False, True, range(3))])
 def test_one_that_was_not_is_published_and_so_is_one_that_nobody_asks(
-    opened: Callable[[bool], Line], versions: Versions, gate: bool, poison: bool, finds: range
+    opened: Callable[..., Line], versions: Versions, gate: bool, poison: bool, finds: range
 ) -> None:
     line = opened(gate)
     assert taught(line, poison)[:3] == ["publish"] * 3
