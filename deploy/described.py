@@ -96,7 +96,8 @@ class Verdict(BaseModel):
     id: str
     record: int = Field(description="its number in the line's log")
     verdict: str = Field(
-        description="learning: no version knows the product yet", json_schema_extra={"enum": [*VERDICTS]}
+        description="learning: no version knows the product, or its light, yet",
+        json_schema_extra={"enum": [*VERDICTS]},
     )
     score: float | None = Field(description="higher is worse; comparable within one version")
     p_value: float | None = Field(description="share of normal images with a score at least as high")

@@ -24,6 +24,7 @@ APP = "everline"
 PATIENCE_S = 30.0
 HOST, PORT = "127.0.0.1", 8000
 CONTROLLER = "SERVE_CONTROLLER_ACTOR"
+QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
 def start_server(
@@ -46,9 +47,8 @@ def start_server(
             "Ray Serve runs in this cluster already; end it with `serve shutdown`, or use `serve deploy`."
         )
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
-    serve.start(ProxyLocation.HeadOnly, HTTPOptions(host=host, port=port), logging_config=quiet)
-    serve.run(application, name=APP, route_prefix="/", logging_config=quiet)
+    serve.start(ProxyLocation.HeadOnly, HTTPOptions(host=host, port=port), logging_config=QUIET)
+    serve.run(application, name=APP, route_prefix="/", logging_config=QUIET)
     return f"http://{host}:{port}"
 
 

@@ -141,7 +141,7 @@ def load(
 
 
 def write_fleet(out: Path, lines: int, methods: Sequence[str], sizes: Sequence[int], device: str = "cpu") -> Fleet:
-    """A fleet in a folder of its own: methods and sizes in turn. On a GPU the lines reserve one together."""
+    """A fleet in a folder of its own: methods and sizes in turn. On a GPU the lines reserve half of one together."""
     where = {} if device == "cpu" else {"device": device, "gpus": round(0.5 / lines, 3)}
     turns = zip(range(lines), cycle(methods), cycle(sizes), strict=False)
     plain = {

@@ -21,11 +21,10 @@ import ray
 from google.protobuf.wrappers_pb2 import BytesValue, StringValue
 from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
-from ray.serve.schema import LoggingConfig
 
 from ...deploy.app import bind
 from ...deploy.desk import Desk
-from ...deploy.server import free_port, stop_server
+from ...deploy.server import QUIET, free_port, stop_server
 from ...methods.errors import DataError
 from ...platform.actor import answer, start_line
 from ...platform.cluster import connect, disconnect
@@ -63,7 +62,6 @@ def transports(method: str, size: int, requests: int, json_file: Path | None) ->
         answer(line.rollback.remote(first))
         stack.callback(stop_server)
         took = timed(ways(fleet, name, stack), data, requests)
-        del line
     base = median(took["HTTP"])
     rows = [
         {
@@ -94,17 +92,14 @@ def add_service(servicer: Any, server: grpc.Server) -> None:
 class Binary:
     """A desk, as behind the HTTP routes, and a method of gRPC's in place of these."""
 
-    def __init__(self, fleet: Fleet, line: str) -> None:
-        self.desk, self.line, self.begun = Desk(fleet), line, False
+    async def __init__(self, fleet: Fleet, line: str) -> None:  # type: ignore[misc]  # Serve awaits it
+        self.desk, self.line = Desk(fleet), line
+        await self.desk.start()
 
     async def inspect(self, image: BytesValue) -> StringValue:
         """An encoded image -> its verdict, as JSON."""
-        if not self.begun:
-            self.begun = True
-            await self.desk.start()
-        return StringValue(
-            value=json.dumps(await self.desk.inspect(self.line, image.value, _id(image.value), False, ""))
-        )
+        found = await self.desk.inspect(self.line, image.value, _id(image.value), False, "")
+        return StringValue(value=json.dumps(found))
 
 
 def ways(fleet: Fleet, line: str, stack: ExitStack) -> dict[str, Callable[[bytes], float]]:
@@ -112,11 +107,10 @@ def ways(fleet: Fleet, line: str, stack: ExitStack) -> dict[str, Callable[[bytes
     http_port, grpc_port = free_port(), free_port()
     options = gRPCOptions(port=grpc_port, grpc_servicer_functions=[f"{HERE}.add_service"])
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
-    serve.start(ProxyLocation.HeadOnly, HTTPOptions(port=http_port), grpc_options=options, logging_config=quiet)
-    serve.run(bind(fleet), name="http", route_prefix="/", logging_config=quiet)
+    serve.start(ProxyLocation.HeadOnly, HTTPOptions(port=http_port), grpc_options=options, logging_config=QUIET)
+    serve.run(bind(fleet), name="http", route_prefix="/", logging_config=QUIET)
     kind: Any = Binary
-    serve.run(kind.bind(fleet, line), name="grpc", route_prefix="/grpc", logging_config=quiet)
+    serve.run(kind.bind(fleet, line), name="grpc", route_prefix="/grpc", logging_config=QUIET)
     client = Client(port=http_port)
     stack.callback(client.close)
     channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{grpc_port}"))
