@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binom
 from torch import Tensor
 
 from ..methods.errors import StateError
+from .binomial import at_least
 from .record import Record
 
 NONE, DRIFT, DEFECTS = "none", "drift", "defects"
@@ -223,7 +223,7 @@ class _Stream:
         return self.scored.add(low)
 
     def _count_rejects(self, seq: int, rate: float) -> None:
-        many = sum(self.rejected) > 1 and float(binom.sf(sum(self.rejected) - 1, RECENT, rate)) < CHANCE
+        many = sum(self.rejected) > 1 and at_least(sum(self.rejected), RECENT, rate) < CHANCE
         if many and self.state == NONE:
             self._set(DEFECTS, seq, "rejects")
         elif not many and self.state == DEFECTS:

@@ -22,9 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import binomtest
-
 from ..methods.errors import ConfigError
+from .binomial import at_least
 
 SIGNIFICANCE = 0.05
 
@@ -117,7 +116,7 @@ def mcnemar(one: Sequence[bool], other: Sequence[bool]) -> tuple[int, int, float
     """Errors of two on the same images -> how many are `one`'s alone, `other`'s alone, and P(as many or more)."""
     pairs = list(zip(one, other, strict=True))
     b, c = sum(a and not z for a, z in pairs), sum(z and not a for a, z in pairs)
-    return b, c, float(binomtest(b, b + c, 0.5, alternative="greater").pvalue) if b + c else 1.0
+    return b, c, at_least(b, b + c, 0.5)
 
 
 def _threshold(candidate: Evidence) -> Check:
@@ -139,7 +138,7 @@ def _enough(candidate: Evidence, limits: Limits) -> Check:
 def _rate(candidate: Evidence, limits: Limits) -> Check:
     rejected = candidate.rejects((*candidate.normal, *candidate.remembered))
     k, n = sum(rejected), len(rejected)
-    p = float(binomtest(k, n, limits.rate, alternative="greater").pvalue) if n else 1.0
+    p = at_least(k, n, limits.rate)
     passed = p >= limits.significance
     word = "within chance" if passed else "more than chance explains"
     says = f"{k} of {n} normal images rejected where {limits.rate:.3g} is promised: {word} (p = {p:.3g})"

@@ -23,9 +23,9 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from ..methods.errors import StateError
+from .binomial import at_least
 from .gate import SIGNIFICANCE, mcnemar
 
 NORMAL, DEFECT, SYNTHETIC = "normal", "defect", "synthetic"
@@ -152,7 +152,7 @@ def _false_rejects(candidate: Rejects, current: Rejects, most: float) -> list[st
     reasons = []
     for name, found in groups.items():
         ours, theirs = zip(*found, strict=True)
-        chance = float(binomtest(sum(ours), len(ours), most, alternative="greater").pvalue)
+        chance = at_least(sum(ours), len(ours), most)
         if chance < SIGNIFICANCE and mcnemar(ours, theirs)[2] < SIGNIFICANCE:
             reasons.append(
                 f"rejects {sum(ours)} of {len(ours)} remembered normal images{name}, where {most:.3g} is tolerated "
