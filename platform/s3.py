@@ -55,7 +55,8 @@ class S3Volume(Volume):
         """By listing where there are many."""
         if len(names) <= 2:
             return [self._ask("head_object", name)["ContentLength"] for name in names]
-        known = dict(self._listed(names[0].partition("-")[0]))
+        shared = os.path.commonprefix([min(names), max(names)])  # noqa: RUF071 - of letters, not of folders
+        known = dict(self._listed(shared))
         for name in names:
             if name not in known:
                 raise FileNotFoundError(2, "no such object", name)

@@ -37,11 +37,11 @@ def newest(folder: Place) -> int | None:
     return found and found[0]
 
 
-def test_no_checkpoint_is_none(place: Place) -> None:
-    assert Checkpoints(place / "none").latest() is None
-    saved(place, -1)
-    assert newest(place) is None
-    assert volume_of(place).folders() == []
+def test_no_checkpoint_is_none(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path / "none").latest() is None
+    saved(tmp_path, -1)
+    assert newest(tmp_path) is None
+    assert volume_of(tmp_path).folders() == []
 
 
 def test_gives_back_the_newest(place: Place) -> None:
@@ -53,15 +53,15 @@ def test_gives_back_the_newest(place: Place) -> None:
     assert all(same(got[name], states(20)[name]) for name in got)
 
 
-def test_keeps_two(place: Place) -> None:
-    saved(place, 1, 5, 7, 100)
-    assert sorted(name[:12] for name in volume_of(place).folders()) == ["000000000007", "000000000100"]
+def test_keeps_two(tmp_path: Path) -> None:
+    saved(tmp_path, 1, 5, 7, 100)
+    assert sorted(name[:12] for name in volume_of(tmp_path).folders()) == ["000000000007", "000000000100"]
 
 
-def test_the_same_number_again_takes_its_place(place: Place) -> None:
-    saved(place, 4, 4)
-    assert newest(place) == 4
-    assert len(volume_of(place).folders()) == 1
+def test_the_same_number_again_takes_its_place(tmp_path: Path) -> None:
+    saved(tmp_path, 4, 4)
+    assert newest(tmp_path) == 4
+    assert len(volume_of(tmp_path).folders()) == 1
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "a-b", "A", "x\n"])
@@ -149,12 +149,12 @@ def test_checkpoints_without_a_random_part_in_their_names_are_read(tmp_path: Pat
     assert sorted(p.name[:12] for p in tmp_path.iterdir()) == ["000000000009", "000000000012"]
 
 
-def test_another_writers_checkpoint_after_the_same_record_is_never_mixed_with_mine(place: Place) -> None:
-    kept = saved(place, 4)
-    (before,) = volume_of(place).folders()
-    saved(place, 4)
+def test_another_writers_checkpoint_after_the_same_record_is_never_mixed_with_mine(tmp_path: Path) -> None:
+    kept = saved(tmp_path, 4)
+    (before,) = volume_of(tmp_path).folders()
+    saved(tmp_path, 4)
     assert kept.latest() is not None
-    (after,) = volume_of(place).folders()
+    (after,) = volume_of(tmp_path).folders()
     assert before != after
 
 

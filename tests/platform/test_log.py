@@ -19,6 +19,7 @@ from everline.methods.errors import ConfigError, Corrupt, SecondWriter, StoreErr
 from everline.platform import log, manifest, s3, segment, volume
 from everline.platform.log import LogReader, LogWriter, line_folder, verify
 from everline.platform.record import Record
+from everline.platform.retention import Keep
 from everline.platform.shard import ShardFile
 from everline.platform.volume import Place, volume_of
 from hypothesis import HealthCheck, given, settings
@@ -33,7 +34,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def opening(store: Place) -> Iterator[Callable[..., LogWriter]]:
-    """Opens the log; writers still open at the end are let go."""
+    """Give a function that opens the log; release the writers that are still open at the end."""
     writers: list[LogWriter] = []
 
     def make() -> LogWriter:
@@ -47,14 +48,14 @@ def opening(store: Place) -> Iterator[Callable[..., LogWriter]]:
 
 @pytest.fixture
 def opened(place: Place) -> Iterator[Callable[..., LogWriter]]:
-    """On the disk and on S3."""
+    """Open the log on the disk and on S3: for what asks whether its volume is remote, and for races and takeovers."""
     with opening(place) as make:
         yield make
 
 
 @pytest.fixture
 def opened_here(tmp_path: Path) -> Iterator[Callable[..., LogWriter]]:
-    """On the disk only: files are touched behind the log's back."""
+    """Open the log on the disk: S3 keeps the same promises (test_volume.py), and the log above does the same."""
     with opening(tmp_path) as make:
         yield make
 
@@ -77,8 +78,42 @@ def edited(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-def test_gives_numbers_and_gives_records_back(opened: Callable[..., LogWriter]) -> None:
+def test_a_whole_life(place: Place, opened: Callable[..., LogWriter]) -> None:
+    """Append, seal, die, go on, close, merge, trim; then read in every way."""
+    assert not log.has_log(place / "a")
+    writer = opened()
+    got = writer.append([image(0), Record("task", "größe/∞", image=b""), Record("note", "")])
+    got += filled(writer, 9)
+    writer.release()
     with opened() as writer:
+        assert read(writer.folder) == got
+        got += filled(writer, 2)
+    writer = opened()
+    assert (writer.epoch, writer.next_seq, read(writer.folder)) == (3, 14, got)
+    assert [writer.merge(), writer.merge()] == [True, False]
+    assert [s.count for s in manifest.latest(writer.folder).shards] == [5, 5, 4]
+    assert [writer.trim(Keep(records=8), 14, 0) for _ in range(2)] == [True, False]
+    got = [replace(r, image=None) for r in got[:5]] + got[5:]
+    got += filled(writer, 9)
+    assert writer.images_from == 5
+
+    reader = LogReader(writer.folder)
+    assert list(reader.records()) == got
+    assert list(reader.records(9, images=False)) == [replace(r, image=None) for r in got[10:]]
+    assert reader.get([22, 0, 12, 5]) == writer.get([22, 0, 12, 5]) == [got[n] for n in (22, 0, 12, 5)]
+    assert reader.ids() == {r.id: r.seq for r in got if r.kind == "image"}
+    assert list(reader.of_kind("note")) == [got[2]]
+    assert verify(writer.folder) == log.Verified(23, 21, 21, True)
+    writer.close()
+    with opened() as writer:
+        assert (writer.epoch, read(writer.folder)) == (4, got)
+    kinds = {name.split("-")[0] for name in volume_of(writer.folder).names()}
+    assert kinds - {"lock"} == {"manifest", "segment", "shard"}
+    assert manifest.strangers(writer.folder, manifest.latest(writer.folder)) == []
+
+
+def test_gives_numbers_and_gives_records_back(opened_here: Callable[..., LogWriter]) -> None:
+    with opened_here() as writer:
         got = writer.append([image(0), Record("task", "größe/∞", image=b"")]) + writer.append([Record("note", "")])
         assert [r.seq for r in got] == [0, 1, 2]
         assert writer.append([]) == []
@@ -86,15 +121,15 @@ def test_gives_numbers_and_gives_records_back(opened: Callable[..., LogWriter]) 
     assert [r.image for r in got[1:]] == [b"", None]
 
 
-def test_an_empty_log_and_no_log_read_as_empty(place: Place, opened: Callable[..., LogWriter]) -> None:
-    assert len(LogReader(place / "nowhere")) == len(LogReader(opened().folder)) == 0
-    assert volume_of(place).folders() == ["a"]
-    assert (log.has_log(place / "nowhere"), log.has_log(place / "a")) == (False, True)
+def test_an_empty_log_and_no_log_read_as_empty(tmp_path: Path, opened_here: Callable[..., LogWriter]) -> None:
+    assert len(LogReader(tmp_path / "nowhere")) == len(LogReader(opened_here().folder)) == 0
+    assert volume_of(tmp_path).folders() == ["a"]
+    assert (log.has_log(tmp_path / "nowhere"), log.has_log(tmp_path / "a")) == (False, True)
 
 
 @pytest.mark.parametrize("count", [4, 5, 6, 10, 23])
-def test_seals_shards_of_the_set_length(opened: Callable[..., LogWriter], count: int) -> None:
-    writer = opened()
+def test_seals_shards_of_the_set_length(opened_here: Callable[..., LogWriter], count: int) -> None:
+    writer = opened_here()
     got = filled(writer, count)
     found = manifest.latest(writer.folder)
     assert [s.count for s in found.shards] == [5] * (count // 5)
@@ -104,25 +139,25 @@ def test_seals_shards_of_the_set_length(opened: Callable[..., LogWriter], count:
     assert read(writer.folder) == got
 
 
-def test_seals_when_bytes_are_many(opened: Callable[..., LogWriter], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seals_when_bytes_are_many(opened_here: Callable[..., LogWriter], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "SEAL_BYTES", 1000)
-    writer = opened()
+    writer = opened_here()
     writer.append([Record("image", "large", image=bytes(1000))])
     assert manifest.latest(writer.folder).sealed == 1
 
 
-def test_leaves_no_file_behind(opened: Callable[..., LogWriter]) -> None:
-    writer = opened()
+def test_leaves_no_file_behind(opened_here: Callable[..., LogWriter]) -> None:
+    writer = opened_here()
     filled(writer, 23)
     writer.close()
     kinds = sorted(name.split("-")[0] for name in volume_of(writer.folder).names() if name != "lock")
     assert kinds == ["manifest"] * 4 + ["segment"] + ["shard"] * 5
 
 
-def test_goes_on_where_it_stopped(opened: Callable[..., LogWriter]) -> None:
+def test_goes_on_where_it_stopped(opened_here: Callable[..., LogWriter]) -> None:
     got = []
     for epoch, ending in enumerate([LogWriter.close, LogWriter.release] * 3, 1):
-        writer = opened()
+        writer = opened_here()
         assert (writer.epoch, writer.next_seq) == (epoch, len(got))
         got += filled(writer, 4)
         ending(writer)
@@ -130,8 +165,8 @@ def test_goes_on_where_it_stopped(opened: Callable[..., LogWriter]) -> None:
     assert verify(writer.folder) == log.Verified(24, 24, 24, True)
 
 
-def test_gets_any_records_by_number(opened: Callable[..., LogWriter]) -> None:
-    writer = opened()
+def test_gets_any_records_by_number(opened_here: Callable[..., LogWriter]) -> None:
+    writer = opened_here()
     got = filled(writer, 23)
     reader = LogReader(writer.folder)
     wanted = [random.Random(3).randrange(23) for _ in range(60)] + [22, 0]
@@ -142,15 +177,15 @@ def test_gets_any_records_by_number(opened: Callable[..., LogWriter]) -> None:
 
 
 @pytest.mark.parametrize("after", [-1, 0, 4, 5, 18, 22, 40])
-def test_reads_behind_a_number_with_or_without_images(opened: Callable[..., LogWriter], after: int) -> None:
-    got = filled(writer := opened(), 23)[after + 1 :]
+def test_reads_behind_a_number_with_or_without_images(opened_here: Callable[..., LogWriter], after: int) -> None:
+    got = filled(writer := opened_here(), 23)[after + 1 :]
     reader = LogReader(writer.folder)
     assert list(reader.records(after)) == got
     assert list(reader.records(after, images=False)) == [replace(r, image=None) for r in got]
 
 
-def test_ids_are_those_of_images(opened: Callable[..., LogWriter]) -> None:
-    writer = opened()
+def test_ids_are_those_of_images(opened_here: Callable[..., LogWriter]) -> None:
+    writer = opened_here()
     for n in range(6):
         writer.append([Record("task", "t"), image(n)])
     assert LogReader(writer.folder).ids() == {f"i{n}": 2 * n + 1 for n in range(6)}
@@ -170,8 +205,8 @@ def test_a_reader_sees_more_after_refresh_and_not_before(opened: Callable[..., L
 
 
 @pytest.mark.parametrize("data", [{"x": float("nan")}, {"x": {1}}])
-def test_what_is_no_json_is_refused_and_nothing_is_written(opened: Callable[..., LogWriter], data: dict) -> None:
-    writer = opened()
+def test_what_is_no_json_is_refused_and_nothing_is_written(opened_here: Callable[..., LogWriter], data: dict) -> None:
+    writer = opened_here()
     with pytest.raises(ConfigError):
         writer.append([image(0), Record("note", "x", data=data)])
     assert read(writer.folder) == []
@@ -227,8 +262,14 @@ def thought_dead(writer: LogWriter) -> None:
         fcntl.flock(writer._lock, fcntl.LOCK_UN)
 
 
-@pytest.mark.parametrize("before", [0, 3, 4])
-@pytest.mark.parametrize("after", [0, 1, 30])
+@pytest.mark.parametrize(
+    ("place", "before", "after"),
+    [
+        *(("local", before, after) for before in (0, 3, 4) for after in (0, 1, 30)),
+        *(("s3", before, after) for before, after in ((4, 0), (0, 1), (3, 15))),  # 15: old manifests are pruned
+    ],
+    indirect=["place"],
+)
 def test_a_fenced_writer_is_refused_and_damages_nothing(
     opened: Callable[..., LogWriter], before: int, after: int
 ) -> None:
@@ -247,22 +288,21 @@ def test_a_fenced_writer_is_refused_and_damages_nothing(
     assert verify(new.folder).ok
 
 
-@pytest.mark.parametrize("newer", [1, 6, 40])
+# steps of an append or a seal: (where, name, which call of it)
+STEPS = [(log, "fenced", 9), (log.shard, "write", 1), (segment, "create", 1), (log, "remove", 1)]
+DISK_STEPS = [*STEPS, (log, "fenced", 8), (log, "commit", 1)]  # on S3 an append looks once
+DISK_STEPS += [(volume.LocalGrowing, "append", 4), (os, "fdatasync", 4), (os, "link", 1)]
+S3_STEPS = [*STEPS, (s3.S3Growing, "append", 5), (s3.S3Volume, "create", 1)]
+
+
 @pytest.mark.parametrize(
-    ("where", "name", "at"),
+    ("place", "where", "name", "at", "newer"),
     [
-        (volume.LocalGrowing, "append", 4),
-        (os, "fdatasync", 4),
-        (s3.S3Growing, "append", 5),
-        (log, "fenced", 8),
-        (log, "fenced", 9),
-        (log.shard, "write", 1),
-        (segment, "create", 1),
-        (log, "commit", 1),
-        (os, "link", 1),
-        (s3.S3Volume, "create", 1),
-        (log, "remove", 1),
+        *(("local", *step, newer) for step in DISK_STEPS for newer in (1, 6, 40)),
+        *(("s3", *step, 1) for step in S3_STEPS),
+        *(("s3", *step, 15) for step in (S3_STEPS[0], *S3_STEPS[-2:])),  # the old writer's next manifest is pruned
     ],
+    indirect=["place"],
 )
 def test_overtaken_at_any_moment_of_an_append_or_a_seal(
     monkeypatch: pytest.MonkeyPatch, opened: Callable[..., LogWriter], where: object, name: str, at: int, newer: int
@@ -283,13 +323,9 @@ def test_overtaken_at_any_moment_of_an_append_or_a_seal(
     try:
         for n in range(12):
             acknowledged += old.append([Record("image", f"old{n}")])
-        assert not new, "never noticed"
+        pytest.fail("never noticed")
     except StoreError:
         old.close()
-    if not new:
-        local = isinstance(old.folder, Path)  # else it is a step of the other kind of volume
-        assert where in ((s3.S3Volume, s3.S3Growing) if local else (os, volume.LocalGrowing))
-        return
     acknowledged += filled(new[0], 9)
     found = read(new[0].folder)
     assert all(found[r.seq] == r for r in acknowledged)
@@ -317,9 +353,9 @@ def test_a_torn_end_is_reported_then_cut(
 
 
 def test_a_writer_gives_back_what_is_sealed_and_what_is_open(
-    opened: Callable[..., LogWriter], monkeypatch: pytest.MonkeyPatch
+    opened_here: Callable[..., LogWriter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writer = opened()
+    writer = opened_here()
     got = filled(writer, 13)
     monkeypatch.setattr(segment, "Tail", None)  # the open segment is not read from the disk for it
     assert writer.get([12, 0, 9, 10, 4, 5, 0]) == [got[n] for n in (12, 0, 9, 10, 4, 5, 0)]
@@ -327,15 +363,15 @@ def test_a_writer_gives_back_what_is_sealed_and_what_is_open(
 
 
 @pytest.mark.parametrize("seq", [-1, 7])
-def test_a_writer_has_no_other_records(opened: Callable[..., LogWriter], seq: int) -> None:
-    writer = opened()
+def test_a_writer_has_no_other_records(opened_here: Callable[..., LogWriter], seq: int) -> None:
+    writer = opened_here()
     filled(writer, 7)
     with pytest.raises(ConfigError, match=f"no record {seq}; there are 7"):
         writer.get([0, seq])
 
 
-def test_a_closed_writer_gives_nothing_back(opened: Callable[..., LogWriter]) -> None:
-    with opened() as writer:
+def test_a_closed_writer_gives_nothing_back(opened_here: Callable[..., LogWriter]) -> None:
+    with opened_here() as writer:
         filled(writer, 1)
     with pytest.raises(StoreError, match="closed"):
         writer.get([0])
@@ -434,8 +470,8 @@ def test_a_missing_file_is_corruption(opened: Callable[..., LogWriter], kind: st
             opened()
 
 
-def test_an_image_that_is_there_twice_is_reported(opened: Callable[..., LogWriter]) -> None:
-    writer = opened()
+def test_an_image_that_is_there_twice_is_reported(opened_here: Callable[..., LogWriter]) -> None:
+    writer = opened_here()
     writer.append([image(1), image(2), image(1)])
     found = verify(writer.folder)
     assert (found.inspected, found.unique, found.ok) == (3, 2, False)

@@ -22,32 +22,32 @@ SEGMENT = "segment-000000000064-00000001-0123abcd.log"
 ONE = Manifest(1, 1, (SHARD,), (SEGMENT,))
 
 
-def test_a_folder_without_one_has_number_zero(place: Place) -> None:
-    assert latest(place) == latest(place / "missing") == Manifest()
+def test_a_folder_without_one_has_number_zero(tmp_path: Path) -> None:
+    assert latest(tmp_path) == latest(tmp_path / "missing") == Manifest()
 
 
-def test_what_is_committed_is_the_latest(place: Place) -> None:
-    commit(place, ONE)
-    assert latest(place) == ONE
-    commit(place, ONE.next(epoch=2))
-    assert latest(place) == replace(ONE, number=2, epoch=2)
+def test_what_is_committed_is_the_latest(tmp_path: Path) -> None:
+    commit(tmp_path, ONE)
+    assert latest(tmp_path) == ONE
+    commit(tmp_path, ONE.next(epoch=2))
+    assert latest(tmp_path) == replace(ONE, number=2, epoch=2)
 
 
-def test_a_taken_number_is_refused_and_stays_as_it_is(place: Place) -> None:
-    commit(place, ONE)
+def test_a_taken_number_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
+    commit(tmp_path, ONE)
     with pytest.raises(SecondWriter):
-        commit(place, replace(ONE, epoch=9))
-    assert latest(place) == ONE
-    assert volume_of(place).names() == [manifest_name(1)]
+        commit(tmp_path, replace(ONE, epoch=9))
+    assert latest(tmp_path) == ONE
+    assert volume_of(tmp_path).names() == [manifest_name(1)]
 
 
-def test_a_few_manifests_are_kept(place: Place) -> None:
+def test_a_few_manifests_are_kept(tmp_path: Path) -> None:
     now = ONE
     for _ in range(9):
-        commit(place, now)
+        commit(tmp_path, now)
         now = now.next()
-    assert numbers(place) == [6, 7, 8, 9]
-    assert len(volume_of(place).names()) == 4
+    assert numbers(tmp_path) == [6, 7, 8, 9]
+    assert len(volume_of(tmp_path).names()) == 4
 
 
 def test_a_writer_is_fenced_once_somebody_commits_after_it(place: Place) -> None:

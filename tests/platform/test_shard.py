@@ -29,34 +29,29 @@ RECORDS = [record(n) for n in range(150)]
 
 
 @pytest.fixture
-def sealed_there(place: Place) -> Shard:
-    return shard.write(place, RECORDS, epoch=3)
-
-
-@pytest.fixture
 def sealed(tmp_path: Path) -> Shard:
     return shard.write(tmp_path, RECORDS, epoch=3)
 
 
-def test_gives_back_what_was_sealed(place: Place, sealed_there: Shard) -> None:
-    file = ShardFile(place, sealed_there)
+def test_gives_back_what_was_sealed(place: Place) -> None:
+    file = ShardFile(place, shard.write(place, RECORDS, epoch=3))
     file.check()
     assert list(file.records(0, images=True)) == RECORDS
     assert list(file.records(0, images=False)) == [replace(r, image=None) for r in RECORDS]
 
 
 @pytest.mark.parametrize("skip", [0, 1, 63, 64, 65, 128, 149, 150])
-def test_reads_from_any_record_on(place: Place, sealed_there: Shard, skip: int) -> None:
-    assert list(ShardFile(place, sealed_there).records(FIRST + skip, images=True)) == RECORDS[skip:]
+def test_reads_from_any_record_on(tmp_path: Path, sealed: Shard, skip: int) -> None:
+    assert list(ShardFile(tmp_path, sealed).records(FIRST + skip, images=True)) == RECORDS[skip:]
 
 
-def test_reads_single_records(place: Place, sealed_there: Shard) -> None:
-    file = ShardFile(place, sealed_there)
+def test_reads_single_records(tmp_path: Path, sealed: Shard) -> None:
+    file = ShardFile(tmp_path, sealed)
     assert [file.record(FIRST + n) for n in (149, 0, 64, 63)] == [RECORDS[n] for n in (149, 0, 64, 63)]
 
 
-def test_reads_single_columns(place: Place, sealed_there: Shard) -> None:
-    batches = list(ShardFile(place, sealed_there).columns("seq", "id"))
+def test_reads_single_columns(tmp_path: Path, sealed: Shard) -> None:
+    batches = list(ShardFile(tmp_path, sealed).columns("seq", "id"))
     assert [len(b["seq"]) for b in batches] == [64, 64, 22]
     assert [i for b in batches for i in b["id"]] == [r.id for r in RECORDS]
 
