@@ -15,7 +15,7 @@ from ray.serve import Application
 from ..methods.errors import ConfigError
 from ..platform import metrics
 from ..platform.settings import Fleet, parse_fleet, read_fleet
-from .desk import Desk
+from .desk import RETRY_S, Desk
 from .guard import Rules
 from .tokens import Tokens
 from .web import BODY_LIMIT, application
@@ -28,7 +28,7 @@ class Args(BaseModel):
 
     tokens: path of the tokens file; without one nothing can be changed unless `open`. tokens_for_all: reading and
     inspecting need one, too. rate: requests a second of a token or address (0: any number), `burst` at once.
-    timeout_s: until an answer begins.
+    timeout_s: until an answer begins. patience_s: how long a request waits for a line that is down or has no room.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -42,6 +42,7 @@ class Args(BaseModel):
     rate: float = Field(default=0, ge=0, le=1e6)
     burst: int = Field(default=20, ge=1, le=10_000)
     timeout_s: float = Field(default=120, ge=1, le=3600)
+    patience_s: float = Field(default=RETRY_S, ge=0, le=3600)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,14 @@ def build(args: Args) -> Application:
     tokens = Path(args.tokens).resolve() if args.tokens else None
     access = Access(tokens, args.tokens_for_all, args.open, args.rate, args.burst, args.timeout_s)
     fleet = parse_fleet(args.fleet, Path.cwd()) if isinstance(args.fleet, dict) else read_fleet(Path(args.fleet))
-    return bind(fleet, replicas=args.replicas, body_limit=args.body_limit_mib * MIB, poll_s=args.poll_s, access=access)
+    return bind(
+        fleet,
+        replicas=args.replicas,
+        body_limit=args.body_limit_mib * MIB,
+        poll_s=args.poll_s,
+        patience_s=args.patience_s,
+        access=access,
+    )
 
 
 def bind(
@@ -80,6 +88,7 @@ def bind(
     replicas: int = 1,
     body_limit: int = BODY_LIMIT,
     poll_s: float = 0.5,
+    patience_s: float = RETRY_S,
     access: Access = Access(),
 ) -> Application:
     """The application of a fleet that has been read already. Raises ConfigError for tokens that cannot be read."""
@@ -87,7 +96,9 @@ def bind(
     gpus = max(line.resources.get("GPU", 0) for line in fleet.lines.values())
     options = {"num_cpus": 1, **({"num_gpus": gpus} if gpus else {})}
     deployment: Any = Replica  # the decorators make it a Deployment
-    return deployment.options(num_replicas=replicas, ray_actor_options=options).bind(fleet, body_limit, poll_s, access)
+    made = deployment.options(num_replicas=replicas, ray_actor_options=options)
+    application: Application = made.bind(fleet, body_limit, poll_s, patience_s, access)
+    return application
 
 
 @serve.deployment(name="lines", max_ongoing_requests=64, max_queued_requests=256)
@@ -95,8 +106,9 @@ def bind(
 class Replica:
     """A desk and its routes; Serve asks for the application once the desk stands."""
 
-    def __init__(self, fleet: Fleet, body_limit: int, poll_s: float, access: Access) -> None:
-        self.desk, self.body_limit, self.access = Desk(fleet, poll_s=poll_s), body_limit, access
+    def __init__(self, fleet: Fleet, body_limit: int, poll_s: float, patience_s: float, access: Access) -> None:
+        self.desk = Desk(fleet, poll_s=poll_s, patience_s=patience_s)
+        self.body_limit, self.access = body_limit, access
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return application(self.desk, body_limit=self.body_limit, rules=self.access.rules(), failed=metrics.failed)

@@ -19,6 +19,7 @@ from ..methods.errors import ConfigError, PortInUse
 from ..platform.cluster import connect
 from ..platform.settings import Fleet
 from .app import Access, bind
+from .desk import RETRY_S
 
 APP = "everline"
 PATIENCE_S = 30.0
@@ -33,14 +34,16 @@ def start_server(
     host: str = HOST,
     port: int = PORT,
     replicas: int = 1,
+    patience_s: float = RETRY_S,
     access: Access = Access(open=True),  # noqa: B008 - frozen
 ) -> str:
     """Serves the fleet's lines, which must run (platform/actor.py), until `stop_server`; returns the address.
 
-    Joins or starts a Ray cluster. Raises PortInUse, ConfigError (Serve runs here already; tokens that cannot be read).
+    patience_s: how long a request waits for a line that is down or has no room, until it is answered 503. Joins or
+    starts a Ray cluster. Raises PortInUse, ConfigError (Serve runs here already; tokens that cannot be read).
     """
     check_port(host, port)
-    application = bind(fleet, replicas=replicas, access=access)
+    application = bind(fleet, replicas=replicas, patience_s=patience_s, access=access)
     connect()
     if _serve_runs():
         raise ConfigError(

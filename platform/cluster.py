@@ -16,13 +16,17 @@ FOR_SERVE = {  # of a cluster's HTTP server: what stands in it, and the seconds 
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # after its own 5 s Serve kills it, and a busy machine takes longer
 }
 
+_connected = False  # whether `connect` connected this process to Ray, and `disconnect` is to end that
+
 
 def connect(own: bool = False, cpus: int | None = None) -> bool:
-    """Joins a running cluster (RAY_ADDRESS, or one of this machine), else starts one. True where it was started.
+    """Join a running cluster (RAY_ADDRESS, or one of this machine), else start one. True where it was started.
 
-    own, or RAY_ADDRESS=local: always starts one. cpus: of one that is started; lines, which reserve none, are content
-    with any number. Raises LineDown where RAY_ADDRESS leads nowhere.
+    own, or RAY_ADDRESS=local: always start one. cpus: of one that is started; lines, which reserve none, are content
+    with any number. A process that is connected to Ray already stays where it is. Raises LineDown where RAY_ADDRESS
+    leads nowhere.
     """
+    global _connected
     if ray.is_initialized():
         return False
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it warns that it is on, which is right
@@ -32,6 +36,7 @@ def connect(own: bool = False, cpus: int | None = None) -> bool:
     if wanted != "local" and not own:
         try:
             ray.init(address=wanted, namespace=NAMESPACE, **_quiet())
+            _connected = True
             return False
         except (ConnectionError, RuntimeError, ValueError) as error:
             if wanted != "auto":
@@ -45,6 +50,7 @@ def connect(own: bool = False, cpus: int | None = None) -> bool:
         object_store_memory=min(512 * MIB, psutil.virtual_memory().available // 8),
         **_quiet(),
     )
+    _connected = True
     return True
 
 
@@ -61,9 +67,11 @@ def metrics_targets() -> list[str]:
 
 
 def disconnect() -> None:
-    """Leaves the cluster; one that `connect` started ends with it."""
-    if ray.is_initialized():
+    """Leave the cluster that `connect` joined, or end the one that it started; a caller's own connection stays."""
+    global _connected
+    if _connected and ray.is_initialized():
         ray.shutdown()
+    _connected = False
 
 
 def _quiet() -> dict[str, Any]:

@@ -12,8 +12,9 @@ from ...methods.errors import EverlineError
 class Client:
     """One keep-alive connection to a server. Not for use from several threads at once."""
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 8000, timeout_s: float = 60.0) -> None:
-        self.port = port
+    def __init__(self, host: str = "127.0.0.1", port: int = 8000, timeout_s: float = 60.0, token: str = "") -> None:
+        """token: as `everline token` made it; empty: none is sent."""
+        self.port, self._headers = port, {"Authorization": f"Bearer {token}"} if token else {}
         self._connection = HTTPConnection(host, port, timeout=timeout_s)
 
     def inspect(self, line: str, data: bytes, *, learn: bool = True, id: str = "") -> dict[str, Any]:
@@ -42,7 +43,7 @@ class Client:
         self._connection.close()
 
     def _ask(self, verb: str, path: str, body: bytes | None, kind: str) -> Any:
-        headers = {"Content-Type": kind} if body is not None else {}
+        headers = self._headers | ({"Content-Type": kind} if body is not None else {})
         self._connection.request(verb, path, body, headers)
         response = self._connection.getresponse()
         body = response.read()

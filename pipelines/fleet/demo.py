@@ -78,13 +78,16 @@ class Run:
 @click.option(
     "--held-out", type=click.FloatRange(0.05, 0.6), default=0.3, show_default=True, help="Share kept for the test set."
 )
+@click.option(
+    "--size", type=click.IntRange(32, 1024), default=224, show_default=True, help="Pixels; fewer are quicker."
+)
 @click.option("--no-kill", is_flag=True, help="Do not kill a line half-way (compare state_digest of both runs).")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split and of the detectors.")
-def demo(out: Path, images: int | None, held_out: float, no_kill: bool, seed: int) -> None:
+def demo(out: Path, images: int | None, held_out: float, size: int, no_kill: bool, seed: int) -> None:
     """The main job on real solar cells: learn online, survive a kill, be versioned, served and rolled back."""
     start = time.monotonic()
     out = out.resolve()  # workers have folders of their own
-    fleet = fresh_fleet(out, seed)
+    fleet = fresh_fleet(out, seed, size)
     tasks = read_elpv()
     split = partial(split_stream, seed=seed, held_out=held_out, defects=DEFECTS, limit=images)
     runs = [Run(name, *split(tasks[name])) for name in fleet.lines]
@@ -103,7 +106,7 @@ def demo(out: Path, images: int | None, held_out: float, no_kill: bool, seed: in
     show_summary(summary, fleet, out)
 
 
-def fresh_fleet(out: Path, seed: int) -> Fleet:
+def fresh_fleet(out: Path, seed: int, size: int) -> Fleet:
     """An empty demo folder with its fleet file. Only a folder that an earlier demo made is emptied."""
     if out.exists() and any(out.iterdir()):
         if not (out / MARKER).is_file():
@@ -111,7 +114,7 @@ def fresh_fleet(out: Path, seed: int) -> Fleet:
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / MARKER).touch()
-    line = {"method": "coreset", "publish_every": 100, "params": {"seed": seed}}
+    line = {"method": "coreset", "publish_every": 100, "params": {"seed": seed, "size": size}}
     plain = {"store": "store", "tracking": "sqlite:///mlflow.db", "lines": {"mono": line, "poly": dict(line)}}
     (out / "fleet.yaml").write_text(yaml.safe_dump(plain, sort_keys=False), "utf-8")
     return read_fleet(out / "fleet.yaml")

@@ -189,8 +189,9 @@ def drive(
     clients: int,
     seconds: float,
     replicas: int,
+    token: str = "",
 ) -> tuple[dict[str, Sent], Moves]:
-    """Load without a pause through all phases; in the middle one, versions move."""
+    """Load without a pause through all phases; in the middle one, versions move. token: that may change them."""
     phases, moves = {name: Sent() for name in PHASES}, Moves()
     now, stop, lock = PHASES[0], threading.Event(), threading.Lock()
     jobs = _jobs(pictures)
@@ -222,7 +223,7 @@ def drive(
                                 line,
                                 numbers[line],
                                 handles[line],
-                                Client(port=port),
+                                Client(port=port, token=token),
                                 pictures[line][0],
                                 moves,
                                 replicas,

@@ -2,15 +2,18 @@
 
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
 
 from ...deploy.app import Access
+from ...deploy.desk import RETRY_S
 from ...deploy.server import check_port, is_loopback, start_server, stop_server
 from ...methods.errors import ConfigError, EverlineError
 from ...platform.actor import answer, start_line
 from ...platform.cluster import address, connect, disconnect
+from ...platform.crew import STARTS
 from ...platform.settings import read_fleet
 from ..console import ERR, OUT, fleet_option
 from .lines import ready_for_lines
@@ -24,6 +27,10 @@ from .lines import ready_for_lines
 @click.option("--tokens-for-all", is_flag=True, help="Reading and inspecting need a token, too.")
 @click.option("--open", "open_to_all", is_flag=True, help="Whoever can reach it may change everything, without token.")
 @click.option("--rate", default=0.0, help="Requests a second of one token or address; 0: any number.")
+@click.option(
+    "--patience", type=click.FloatRange(0, 3600), default=RETRY_S, show_default=True,
+    help="Seconds that a request waits for a line that is down or full; then it is answered 503.",
+)  # fmt: skip
 def serve(
     fleet_file: Path,
     host: str,
@@ -32,6 +39,7 @@ def serve(
     tokens_for_all: bool,
     open_to_all: bool,
     rate: float,
+    patience: float,
 ) -> None:
     """Start the lines of a fleet and answer HTTP requests with their current versions, until Ctrl-C.
 
@@ -46,12 +54,11 @@ def serve(
         signal.signal(number, lambda *_: stop.set())
     ready_for_lines(fleet)
     connect()
-    started = []
     try:
-        for name in fleet.lines:
-            handle, mine = start_line(name, fleet)
-            started += [handle] if mine else []
-        url = start_server(fleet, host=host, port=port, access=access)
+        with ThreadPoolExecutor(STARTS) as pool:
+            handles = list(pool.map(lambda name: start_line(name, fleet), fleet.lines))
+        started = [handle for handle, mine in handles if mine]
+        url = start_server(fleet, host=host, port=port, patience_s=patience, access=access)
         OUT.print(
             f"everline serves {', '.join(fleet.lines)} at {url} (routes: {url}/docs; Ray: {address()}). Ctrl-C stops.",
             soft_wrap=True,

@@ -54,9 +54,17 @@ class Job:
         return item.key(self.settings.decides)
 
     def tasks(self) -> list[Task]:
-        """The whole tasks. Raises DataError."""
+        """Read the whole tasks from their folders, as they are now. Raises DataError."""
+        return _read(*self._place)
+
+    def known_tasks(self) -> list[Task]:
+        """The same as this process read them first: it runs many trials."""
+        return _read_once(*self._place)
+
+    @property
+    def _place(self) -> tuple[tuple[str, ...], str | None, str | None]:
         data = self.settings.data
-        return _tasks(tuple(data["folders"]), data["dataset"], data["root"])
+        return tuple(data["folders"]), data["dataset"], data["root"]
 
     def split(self, tasks: Sequence[Task], phase: str) -> list[Task]:
         """The tasks as a phase sees them. Raises DataError where there are too few images."""
@@ -95,7 +103,7 @@ class _Run:
         settings = job.settings
         self.objective = OBJECTIVES[settings.objective]
         self.trial = settings.placed(settings.trial(item.method, item.memory, item.params))
-        self.tasks = job.split([task for task in job.tasks() if item.task in ("", task.name)], item.phase)
+        self.tasks = job.split([task for task in job.known_tasks() if item.task in ("", task.name)], item.phase)
         self.points: list[Point] = []
         self.curve: list[Mapping[str, float]] = []
         self.judged: tuple[Task, Judged] | None = None
@@ -156,6 +164,8 @@ class _Run:
         )
 
 
-@cache
-def _tasks(folders: tuple[str, ...], dataset: str | None, root: str | None) -> list[Task]:
+def _read(folders: tuple[str, ...], dataset: str | None, root: str | None) -> list[Task]:
     return read_sources([Path(one) for one in folders], dataset, None if root is None else Path(root))
+
+
+_read_once = cache(_read)
