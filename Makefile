@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DATA ?= ../shared/data
+TWO := -n 2 --dist loadgroup --no-loadscope-reorder --durations=10  # tests in two processes; the ten slowest are named
 SEQUENCE := deeppcb_20085 mtd paper_brg01 paper_flr01 paper_gla01 paper_zpb01
 BESIDE := deeppcb_00041 paper_btn01 paper_fvn01
 
-.PHONY: help setup demo test test-all check format lock results ablations continual continual-networks memory clean
+.PHONY: help setup demo test test-all test-long coverage check format lock results ablations continual continual-networks memory clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -28,10 +29,16 @@ demo: setup ## the main job on real solar cells: two lines learn, are versioned,
 	$(BIN)/everline demo $(ARGS)
 
 test: setup ## the tests but for the slow ones (ARGS="-k log")
-	$(BIN)/pytest -m "not slow" $(ARGS)
+	$(BIN)/pytest $(TWO) -m "not slow" $(ARGS)
 
 test-all: setup ## all tests, as CI runs them
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(TWO) $(ARGS)
+
+test-long: setup ## all tests at full size, one after the other (hours; docs/reliability.md says what that adds)
+	$(BIN)/pytest --long --durations=40 $(ARGS)
+
+coverage: setup ## which lines of everline no test runs, in processes that tests start, too
+	$(BIN)/pytest $(TWO) --cov --cov-report=term:skip-covered $(ARGS)
 
 check: setup ## lint, format, types
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """What all tests share: one thread for torch, one Ray session and one tracking store for those that need them."""
 
 import io
+import json
 import logging
 import os
 import secrets
@@ -8,10 +9,12 @@ import shutil
 import socket
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,23 +28,51 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["EVERLINE_TRACKING"] = "none"  # evaluations that are not about tracking; those that are say where
 
 
+ROOT = Path(__file__).parent
+MAIN = [sys.executable, "-c", "from everline.pipelines.main import main; main()"]  # the command line, in a process
+FIRST = (  # what takes longest, so that two processes end together; each file is run by one of them
+    "served", "pipelines/fleet/test_up.py", "pipelines/fleet/test_demo.py", "pipelines/sweeps/test_resume.py",
+    "pipelines/sweeps/test_cluster.py", "pipelines/test_soak.py", "platform/test_actor.py", "test_docs.py",
+    "deploy/test_cluster_files.py", "pipelines/fleet", "pipelines/sweeps", "methods/test_conformance.py", "platform",
+)  # fmt: skip
+PATIENCE_S = 120.0  # for what takes a few seconds on a machine with nothing else to do
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How hard the log's crash test tries, and where the conformance suite computes."""
-    parser.addoption("--kills", type=int, default=300, help="processes that tests/platform/test_log_faults.py kills")
+    """Add --long, how hard the log's crash test tries, and where the conformance suite computes."""
+    parser.addoption("--long", action="store_true", help="everything at full size, as `make test-long` does: hours")
+    parser.addoption("--kills", type=int, help="processes that test_log_faults.py kills (50; 300 with --long)")
     parser.addoption("--kill-seed", type=int, help="their random numbers; new ones for each run unless given")
     parser.addoption("--device", default="cpu", help="where test_conformance.py computes")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests run beside the others in CI: what takes two minutes alone may take ten there."""
-    for item in items:
-        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(900))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sort the longest files to the front, keep each in one process of pytest-xdist, and leave out what is long."""
+    if not config.getoption("--long"):
+        kept = [item for item in items if not item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
+    files = {item: item.path.relative_to(ROOT).as_posix() for item in items}
+    for item, file in files.items():
+        item.add_marker(pytest.mark.xdist_group("served" if file.startswith("served/") else file))
+    ranks = {
+        file: next((n for n, one in enumerate(FIRST) if file.startswith(one)), len(FIRST)) for file in files.values()
+    }
+    items.sort(key=lambda item: ranks[files[item]])
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """One local Ray cluster for the whole run: logical CPUs may exceed real ones."""
+def sized(pytestconfig: pytest.Config) -> Callable[[Any, Any], Any]:
+    """sized(usual, long): how much of something a test does; the second with --long."""
+    return lambda usual, long: long if pytestconfig.getoption("--long") else usual
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[str]:
+    """One local Ray cluster for the whole run, and its address: logical CPUs may exceed real ones.
+
+    Commands that are called in this process use it; those in processes of their own join it by RAY_ADDRESS.
+    """
     import ray
     from everline.platform.cluster import FOR_SERVE
 
@@ -54,8 +85,9 @@ def ray_session() -> Iterator[None]:
             object_store_memory=256 * 2**20,
             log_to_driver=False,
             _temp_dir=folder,
+            _system_config={"metrics_report_interval_ms": 1000},  # in place of ten seconds
         )
-        yield
+        yield str(ray.get_runtime_context().gcs_address)
         ray.shutdown()
 
 
@@ -69,19 +101,25 @@ def prepared_tracking(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def copied_tracking(prepared: Path, folder: Path) -> str:
+    """The address of a copy of an empty tracking database, with artifacts beside it."""
+    copied = folder / "mlflow.db"
+    with closing(sqlite3.connect(prepared)) as source, closing(sqlite3.connect(copied)) as copy:
+        source.backup(copy)  # a plain copy would miss what is still in the write-ahead log
+        moved = (prepared.parent.as_uri(), folder.as_uri())
+        copy.execute("UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)", moved)
+        copy.commit()
+    return f"sqlite:///{copied}"
+
+
 @pytest.fixture
 def tracking_uri(prepared_tracking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A test's own copy, with artifacts beside it, and a current folder that must stay empty."""
-    copied = tmp_path / "mlflow.db"
-    with closing(sqlite3.connect(prepared_tracking)) as source, closing(sqlite3.connect(copied)) as copy:
-        source.backup(copy)  # a plain copy would miss what is still in the write-ahead log
-        moved = (prepared_tracking.parent.as_uri(), tmp_path.as_uri())
-        copy.execute("UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)", moved)
-        copy.commit()
+    uri = copied_tracking(prepared_tracking, tmp_path)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    yield f"sqlite:///{copied}"
+    yield uri
     assert not list(elsewhere.iterdir()), "MLflow left something in the current folder"
 
 
@@ -122,7 +160,7 @@ def s3_store(s3_environment: str) -> "S3Path":
     return S3Path("everline-tests", f"store-{secrets.token_hex(4)}")
 
 
-@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.slow)])
+@pytest.fixture(params=["local", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> "Place":
     """A folder to keep logs in: on the disk, then on S3."""
     return tmp_path if request.param == "local" else request.getfixturevalue("s3_store")
@@ -197,7 +235,34 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
-def until(condition: Callable[[], Any], patience_s: float = 180.0, pause_s: float = 0.05) -> Any:
+@dataclass
+class Said:
+    """What a command said, and its exit status."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def typed(*words: object) -> Said:
+    """Run `everline WORDS` in this process, as its entry point does; it stays in the cluster of this process."""
+    from everline.pipelines.main import main
+
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["everline", *map(str, words)])
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return Said(code, out.getvalue(), err.getvalue())
+
+
+def until(condition: Callable[[], Any], patience_s: float = PATIENCE_S, pause_s: float = 0.05) -> Any:
     """What the condition gives as soon as it is something; fails where that takes too long."""
     give_up = time.monotonic() + patience_s
     while not (found := condition()):

@@ -1,6 +1,5 @@
 """What the documents show is run, and what they list is complete."""
 
-import os
 import re
 import shlex
 import subprocess
@@ -15,10 +14,11 @@ from everline.methods import params
 from everline.pipelines.main import cli
 from everline.platform.settings import LineSettings
 
+from .conftest import copied_tracking, typed
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-MAIN = [sys.executable, "-c", "from everline.pipelines.main import main; main()"]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -44,7 +44,16 @@ def test_there_are_examples() -> None:
     assert len(PYTHON) >= 2
 
 
-def run_commands(page: Path, folder: Path, parts: list[bytes], **env: str) -> list[str]:
+@pytest.fixture
+def folder(tmp_path: Path, prepared_tracking: Path, ray_session: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of somebody who types what a page shows, on a cluster that runs."""
+    (tmp_path / "everline-data").mkdir()
+    copied_tracking(prepared_tracking, tmp_path / "everline-data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_commands(page: Path, folder: Path, parts: list[bytes]) -> list[str]:
     """Runs the page's first console block, its fleet being there, and `images`; returns the commands' names."""
     (folder / "fleet.yaml").write_text(blocks(page, "yaml")[0])
     (folder / "images").mkdir()
@@ -52,35 +61,32 @@ def run_commands(page: Path, folder: Path, parts: list[bytes], **env: str) -> li
         (folder / "images" / f"{index}.png").write_bytes(data)
     commands = [shlex.split(line[2:], comments=True) for line in blocks(page, "console")[0].splitlines()]
     for command in commands:
-        ran = subprocess.run(
-            [*MAIN, *command[1:]],
-            cwd=folder,
-            env={**os.environ, "RAY_ADDRESS": "local", **env},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert ran.returncode == 0, (command, ran.stderr)
+        said = typed(*command[1:])
+        assert said.code == 0, (command, said.err)
     return [command[1] for command in commands]
 
 
 @pytest.mark.slow
-def test_the_readmes_commands_run(tmp_path: Path, parts: list[bytes]) -> None:
-    assert run_commands(ROOT / "README.md", tmp_path, parts)[0] == "stream"
+def test_the_readmes_commands_run(folder: Path, parts: list[bytes]) -> None:
+    assert run_commands(ROOT / "README.md", folder, parts)[0] == "stream"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # six processes, each of which imports torch
 def test_the_commands_of_comparing_run(
-    tmp_path: Path, parts: list[bytes], more_parts: list[bytes], write_disc: Callable[..., Path]
+    folder: Path,
+    parts: list[bytes],
+    more_parts: list[bytes],
+    write_disc: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from everline.platform.tracking import connect
 
-    write_disc(tmp_path / "disc", train=4, good=4, bad=4, masks=True)
-    store = f"sqlite:///{tmp_path}/everline-data/mlflow.db"  # both the fleet's and the evaluations' default
-    ran = run_commands(ROOT / "docs/comparing.md", tmp_path, parts + more_parts, EVERLINE_TRACKING=store)
+    write_disc(folder / "disc", train=4, good=4, bad=4, masks=True)
+    store = f"sqlite:///{folder}/everline-data/mlflow.db"  # both the fleet's and the evaluations' default
+    monkeypatch.setenv("EVERLINE_TRACKING", store)
+    ran = run_commands(ROOT / "docs/comparing.md", folder, parts + more_parts)
     assert ran.count("compare") == 3
-    pages = [tmp_path / name for name in ("records.html", "runs.html", "versions.html")]
+    pages = [folder / name for name in ("records.html", "runs.html", "versions.html")]
     assert all("</html>" in page.read_text("utf-8") for page in pages)
     client = connect(store)
     experiment = client.get_experiment_by_name("everline/versions")

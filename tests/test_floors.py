@@ -13,8 +13,7 @@ ROOMS = ["data", "records", "protocols", "runs", "comparing", "sweeps", "fleet"]
 FILES = [path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
 DOORS = {  # library: the files that may import it
     "mlflow": {f"platform/{name}.py" for name in ("tracking", "runs", "runs_read", "versions", "versions_pyfunc")},
-    "ray.serve": {"deploy/app.py", "deploy/server.py", "pipelines/fleet/transports.py"},
-    "grpc": {"pipelines/fleet/transports.py"},
+    "ray.serve": {"deploy/app.py", "deploy/server.py"},
     "ray.tune": {"pipelines/sweeps/tuning.py"},
     "boto3": {"platform/s3.py", "platform/tracking.py", "pipelines/fleet/slow_store.py"},
     "botocore": {"platform/s3.py", "platform/tracking.py"},

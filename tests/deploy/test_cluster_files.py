@@ -91,7 +91,7 @@ def test_the_script_sweeps_on_a_cluster_and_leaves_nothing_behind(
     write_disc: Callable[..., Path], tmp_path: Path
 ) -> None:
     data, out = write_disc(tmp_path / "bolt", 8, 6, 6), tmp_path / "out"
-    words = ["2", "1", "--method", "padim", "--data", data, "--set", "size=64", "--samples", "2", "--out", out]
+    words = ["1", "1", "--method", "padim", "--data", data, "--set", "size=64", "--samples", "2", "--out", out]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     process = subprocess.Popen(
         [ROOT / "deploy/cluster/sweep.sh", *words],

@@ -51,9 +51,9 @@ for line in sys.stdin:
 
 
 def test_acknowledged_records_survive_sigkill(
-    tmp_path: Path, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str], sized: Callable[..., Any]
 ) -> None:
-    kills = pytestconfig.getoption("--kills")
+    kills = pytestconfig.getoption("--kills") or sized(50, 300)
     seed = pytestconfig.getoption("--kill-seed")
     seed = secrets.randbits(32) if seed is None else seed
     with capsys.disabled():

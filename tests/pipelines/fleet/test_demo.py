@@ -1,9 +1,6 @@
 """The main job, small: everything it promises is in its summary."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +10,18 @@ from everline.pipelines.fleet.demo import fresh_fleet
 from everline.pipelines.fleet.demo_report import choose
 from everline.pipelines.fleet.undisturbed import Kept
 
+from ...conftest import typed
+
 
 def test_only_a_folder_of_an_earlier_demo_is_emptied(tmp_path: Path) -> None:
-    fresh_fleet(tmp_path / "a", 0)
+    fresh_fleet(tmp_path / "a", 0, 64)
     (tmp_path / "a" / "old").touch()
-    fresh_fleet(tmp_path / "a", 0)
+    fresh_fleet(tmp_path / "a", 0, 64)
     assert not (tmp_path / "a" / "old").exists()
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "precious").touch()
     with pytest.raises(ConfigError, match="not empty"):
-        fresh_fleet(tmp_path / "b", 0)
+        fresh_fleet(tmp_path / "b", 0, 64)
     assert (tmp_path / "b" / "precious").exists()
 
 
@@ -46,18 +45,11 @@ def test_versions_in_memory_count_from_one() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
 def test_a_small_demo_keeps_every_promise(tmp_path: Path) -> None:
     pytest.importorskip("elpv_dataset")
-    code = "from everline.pipelines.main import main; main()"
-    ran = subprocess.run(
-        [sys.executable, "-c", code, "demo", "--out", "demo", "--images", "110", "--held-out", "0.1"],
-        cwd=tmp_path,
-        env={**os.environ, "RAY_ADDRESS": "local"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
+    said = typed("demo", "--out", tmp_path / "demo", "--images", 110, "--held-out", 0.1, "--size", 96)
+    assert said.code == 0, said.err
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert set(summary["lines"]) == {"mono", "poly"}
     for line in summary["lines"].values():
@@ -76,4 +68,4 @@ def test_a_small_demo_keeps_every_promise(tmp_path: Path) -> None:
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "<svg" in page
     assert "data:image/" in page
-    assert "everline serve --fleet" in ran.stdout
+    assert "everline serve --fleet" in said.out

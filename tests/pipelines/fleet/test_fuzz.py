@@ -1,9 +1,6 @@
 """The fuzzer finds planted faults, sends the same again, and finds none in the real thing."""
 
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +11,9 @@ from typing import Any
 
 import pytest
 import uvicorn
+from click.testing import CliRunner
 from everline.deploy.server import free_port
-from everline.pipelines.fleet.fuzz import Found, drive, fault
+from everline.pipelines.fleet.fuzz import Found, drive, fault, fuzz
 from everline.pipelines.fleet.hostile import Hostile, Maker, http
 
 
@@ -75,12 +73,11 @@ def test_the_same_seed_sends_the_same(parts: list[bytes]) -> None:
     assert len({one.kind for one in made}) == 14
 
 
-@pytest.mark.slow
-def test_a_served_fleet_answers_hundreds_of_hostile_requests_and_does_not_grow(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "everline.pipelines.fleet.fuzz", "--requests", "400", "--json", "found.json"]
-    environment = {**os.environ, "RAY_ADDRESS": "local"}
-    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_session")
+def test_the_command_sends_hostile_requests_to_a_fleet_of_its_own(tmp_path: Path) -> None:
+    ran = CliRunner().invoke(fuzz, ["--requests", "400", "--json", str(tmp_path / "found.json")])
+    assert ran.exit_code == 0, ran.output
     found = json.loads((tmp_path / "found.json").read_text("utf-8"))
     assert found["wrong"] == []
     assert sum(sum(counts.values()) for counts in found["answers"].values()) == 400

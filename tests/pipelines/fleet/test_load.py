@@ -1,31 +1,22 @@
 """Load over real HTTP on real lines while versions are promoted and rolled back."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from everline.pipelines.fleet.load import Sent, pictures_of, publish_two, summary, write_fleet
+from everline.pipelines.main import cli
 from everline.platform.images import decode
 from everline.platform.versions import Versions
 
 
-@pytest.mark.slow
-def test_no_request_fails_while_versions_are_promoted_and_rolled_back(tmp_path: Path) -> None:
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_session")
+def test_the_command_holds_load_on_a_fleet_of_its_own(tmp_path: Path) -> None:
     words = ["load", "--lines", "3", "--size", "64", "--size", "96", "--clients", "3", "--seconds", "4"]
-    command = [
-        sys.executable,
-        "-c",
-        "from everline.pipelines.main import main; main()",
-        *words,
-        "--json",
-        "found.json",
-    ]
-    environment = {**os.environ, "RAY_ADDRESS": "local"}
-    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
+    ran = CliRunner().invoke(cli, [*words, "--json", str(tmp_path / "found.json")])
+    assert ran.exit_code == 0, ran.output
     found = json.loads((tmp_path / "found.json").read_text("utf-8"))
     assert {row["method"] for row in found["lines"].values()} == {"coreset", "padim", "subspace"}
     for phase in found["phases"].values():

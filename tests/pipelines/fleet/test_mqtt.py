@@ -263,6 +263,7 @@ def test_a_file_that_says_nonsense_is_refused(tmp_path: Path, more: str, topics:
 
 FLEET = """\
 store: store
+tracking: sqlite:///mlflow.db
 lines:
   mono: {method: lemo, params: {size: 64}}
 """
@@ -270,7 +271,13 @@ lines:
 
 @pytest.mark.slow
 def test_from_the_command_line_to_the_log_until_ctrl_c_and_again(
-    broker: Mosquitto, plc: Plc, tmp_path: Path, parts: list[bytes], request: pytest.FixtureRequest
+    broker: Mosquitto,
+    plc: Plc,
+    tmp_path: Path,
+    parts: list[bytes],
+    request: pytest.FixtureRequest,
+    ray_session: str,
+    tracking_uri: str,
 ) -> None:
     (tmp_path / "fleet.yaml").write_text(FLEET)
     written(
@@ -283,7 +290,7 @@ def test_from_the_command_line_to_the_log_until_ctrl_c_and_again(
         process = subprocess.Popen(
             [sys.executable, "-c", code, "mqtt", "mqtt.yaml"],
             cwd=tmp_path,
-            env={**os.environ, "RAY_ADDRESS": "local"},
+            env={**os.environ, "RAY_ADDRESS": ray_session},
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,

@@ -606,6 +606,7 @@ def test_a_file_that_says_nonsense_is_refused(tmp_path: Path, more: str, nodes: 
 
 FLEET = """\
 store: store
+tracking: sqlite:///mlflow.db
 lines:
   mono: {method: lemo, params: {size: 64}}
 """
@@ -620,7 +621,7 @@ lines:
 
 @pytest.mark.slow
 def test_from_the_command_line_to_the_log_until_ctrl_c_and_again(
-    play: Play, tmp_path: Path, parts: list[bytes]
+    play: Play, tmp_path: Path, parts: list[bytes], ray_session: str, tracking_uri: str
 ) -> None:
     (tmp_path / "fleet.yaml").write_text(FLEET)
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -630,7 +631,7 @@ def test_from_the_command_line_to_the_log_until_ctrl_c_and_again(
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", code, "opcua", "plc.yaml"),
             cwd=tmp_path,
-            env={**os.environ, "RAY_ADDRESS": "local"},
+            env={**os.environ, "RAY_ADDRESS": ray_session},
             stderr=subprocess.PIPE,
             start_new_session=True,
         )

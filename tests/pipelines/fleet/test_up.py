@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,42 +21,30 @@ from everline.platform.log import LogReader, line_folder, verify
 from everline.platform.settings import read_fleet
 from everline.platform.versions import Versions
 
-from ...conftest import encoded, until
+from ...conftest import MAIN, Said, encoded, typed, until
 
 Cluster = tuple[Callable[..., Any], dict[str, Any]]
 HERE = Path(__file__).parent
 LINE = {"method": "coreset", "false_reject_rate": 0.05, "probation": 1, "params": {"size": 64, "memory": 100}}
 FORGETFUL = {**LINE, "false_reject_rate": 0.1, "publish_every": 25, "checkpoint_every": 5, "keep_images": 10}
 HEAVY = bytes(400 * 2**10)  # behind an image, which is none the worse for it: fifty fill a shard
-MAIN = [sys.executable, "-c", "from everline.pipelines.main import main; main()"]
 
 
-@dataclass
-class Said:
-    code: int
-    out: str
-    err: str
+class User:
+    """Somebody in a folder with a fleet file and images, who types commands."""
 
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-class Typist:
-    """A user in a folder with a fleet file; see typist.py."""
-
-    def __init__(self, folder: Path, process: "subprocess.Popen[str]") -> None:
-        self.folder, self._process = folder, process
+    def __init__(self, folder: Path, parts: list[bytes], say: Callable[..., Said]) -> None:
+        self.folder, self._say = folder, say
+        (folder / "images").mkdir()
+        for index, data in enumerate(parts):
+            (folder / "images" / f"{index:03d}.png").write_bytes(data)
 
     def write(self, **lines: dict[str, Any]) -> None:
         plain = {"store": "store", "tracking": f"sqlite:///{self.folder}/mlflow.db", "lines": lines}
         (self.folder / "fleet.yaml").write_text(yaml.safe_dump(plain))
 
     def types(self, *words: str, code: int = 0) -> Said:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(json.dumps(words), file=self._process.stdin, flush=True)
-        said = Said(**json.loads(self._process.stdout.readline()))
+        said = self._say(*words)
         assert said.code == code, (words, said)
         return said
 
@@ -70,10 +57,8 @@ class Typist:
 
 
 @contextmanager
-def typist(folder: Path, parts: list[bytes], **env: str) -> Iterator[Typist]:
-    (folder / "images").mkdir()
-    for index, data in enumerate(parts):
-        (folder / "images" / f"{index:03d}.png").write_bytes(data)
+def elsewhere(folder: Path, parts: list[bytes], **env: str) -> Iterator[User]:
+    """What is typed is carried out in a process of its own (typist.py), on another cluster than the other tests'."""
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | env
     with subprocess.Popen(
         [sys.executable, str(HERE / "typist.py")],
@@ -84,7 +69,14 @@ def typist(folder: Path, parts: list[bytes], **env: str) -> Iterator[Typist]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     ) as process:
-        yield Typist(folder, process)
+
+        def say(*words: str) -> Said:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            print(json.dumps(words), file=process.stdin, flush=True)
+            return Said(**json.loads(process.stdout.readline()))
+
+        yield User(folder, parts, say)
 
 
 def of_ray(folder: str) -> list[psutil.Process]:
@@ -106,15 +98,27 @@ def killed(processes: list[psutil.Process]) -> None:
 
 
 @pytest.fixture
-def user(tmp_path: Path, parts: list[bytes], tracking_uri: str) -> Iterator[Typist]:
+def user(tmp_path: Path, parts: list[bytes], tracking_uri: str) -> Iterator[User]:
     """On a machine where no Ray runs; what runs in the end is ended."""
     with tempfile.TemporaryDirectory(prefix="ev", dir="/tmp", ignore_cleanup_errors=True) as ray:
         try:
-            with typist(tmp_path, parts, RAY_TMPDIR=ray) as one:
+            with elsewhere(tmp_path, parts, RAY_TMPDIR=ray) as one:
                 one.ray = ray  # type: ignore[attr-defined]
                 yield one
         finally:
             killed(of_ray(ray))
+
+
+@pytest.fixture
+def joined(
+    tmp_path: Path, parts: list[bytes], tracking_uri: str, ray_session: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[User]:
+    """On a cluster that others have started."""
+    monkeypatch.setenv("RAY_ADDRESS", ray_session)
+    monkeypatch.chdir(tmp_path)
+    one = User(tmp_path, parts, typed)
+    yield one
+    one.types("down")
 
 
 @pytest.mark.slow
@@ -154,8 +158,10 @@ def test_what_runs_is_made_equal_to_what_the_file_says(user: Any) -> None:
 
 @pytest.mark.slow
 def test_an_operator_says_what_comes_and_what_it_was_though_the_image_is_gone(
-    user: Any, parts: list[bytes], more_parts: list[bytes]
+    joined: User, parts: list[bytes], more_parts: list[bytes]
 ) -> None:
+    user = joined
+
     def stream(name: str, images: list[bytes]) -> None:
         (user.folder / name).mkdir()
         for n, data in enumerate(images):
@@ -252,7 +258,7 @@ def test_a_lost_nodes_line_comes_up_on_another(
     frozen: bool,
 ) -> None:
     ask, told = nodes
-    with typist(tmp_path, parts, RAY_ADDRESS=told["address"]) as user:
+    with elsewhere(tmp_path, parts, RAY_ADDRESS=told["address"]) as user:
         user.write(mono={**LINE, "place": "hall"})
         user.types("up")
         before = user.states()["mono"]
@@ -288,7 +294,7 @@ def test_a_lost_nodes_line_comes_up_on_another(
     assert digest(user, "store") == digest(user, "again")
 
 
-def digest(user: Typist, store: str) -> str:
+def digest(user: User, store: str) -> str:
     """Of the line as it was closed (`store`), or of a fold over nothing but its log (`again`)."""
     fleet = read_fleet(user.folder / "fleet.yaml")
     if store == "again":

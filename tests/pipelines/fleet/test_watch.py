@@ -21,6 +21,7 @@ from .test_station import Line
 
 FLEET = """\
 store: store
+tracking: sqlite:///mlflow.db
 lines:
   mono: {method: lemo, params: {size: 64}}
 """
@@ -126,7 +127,9 @@ def test_a_line_that_is_down_is_waited_for(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-def test_a_watched_folder_from_the_command_line_until_ctrl_c(tmp_path: Path, parts: list[bytes]) -> None:
+def test_a_watched_folder_from_the_command_line_until_ctrl_c(
+    tmp_path: Path, parts: list[bytes], ray_session: str, tracking_uri: str
+) -> None:
     (tmp_path / "fleet.yaml").write_text(FLEET)
     folder = tmp_path / "in"
     folder.mkdir()
@@ -135,7 +138,7 @@ def test_a_watched_folder_from_the_command_line_until_ctrl_c(tmp_path: Path, par
     process = subprocess.Popen(
         [sys.executable, "-c", code, "watch", "mono", str(folder), "--out", "out.jsonl", "--move", "--quiet", "0"],
         cwd=tmp_path,
-        env={**os.environ, "RAY_ADDRESS": "local"},
+        env={**os.environ, "RAY_ADDRESS": ray_session},
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,

@@ -17,6 +17,8 @@ from everline.pipelines.sweeps import place
 from everline.pipelines.sweeps.features import feature_key
 from everline.pipelines.sweeps.settings import SweepSettings
 
+from ...conftest import typed
+
 SMALL = ["--method", "coreset,padim", "--samples", 4, "--seeds", 2, "--set", "size=64", "coreset.memory=100"]
 Start = Callable[..., "subprocess.Popen[str]"]
 Trials = Callable[[Path], list[Any]]
@@ -55,9 +57,9 @@ def data(tmp_path_factory: pytest.TempPathFactory, write_disc: Callable[..., Pat
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path, start: Start, trials_in: Trials) -> list[Any]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path, trials_in: Trials) -> list[Any]:
     out = tmp_path_factory.mktemp("here") / "out"
-    ended(start("--data", data, *SMALL, "--no-ray", "--out", out))
+    assert typed("sweep", "--data", data, *SMALL, "--no-ray", "--out", out).code == 0
     found = trials_in(out)
     assert [one["item"]["phase"] for one in found].count("search") == 8
     return found
@@ -86,16 +88,21 @@ def wait(process: "subprocess.Popen[str]", condition: Callable[[], Any]) -> Any:
 
 
 def frozen(process: "subprocess.Popen[str]", there: Nodes) -> dict[str, Any]:
-    """Stops a process that runs trials in the midst of one: {"node", "pid"}."""
+    """Stops a process that runs trials in the midst of one: {"node", "pid"}.
+
+    Tune starts no other trial before the last one has answered that it is there. So where two are alive, the first of
+    them is at work, and the other goes on without it.
+    """
 
     def caught() -> dict[str, Any] | None:
-        for one in there.ask("trials"):
-            with suppress(psutil.NoSuchProcess):
-                if one["alive"]:
-                    (stopped := psutil.Process(one["pid"])).suspend()
-                    time.sleep(1)  # one whose trial had just ended is ended by its node all the same
-                    if stopped.status() == psutil.STATUS_STOPPED:
-                        return dict(one)
+        alive = [one for one in there.ask("trials") if one["alive"]]
+        if len(alive) < 2:
+            return None
+        with suppress(psutil.NoSuchProcess):
+            (first := min((psutil.Process(one["pid"]) for one in alive), key=psutil.Process.create_time)).suspend()
+            time.sleep(1)  # one whose trial had just ended is ended by its node all the same
+            if first.status() == psutil.STATUS_STOPPED:
+                return next(dict(one) for one in alive if one["pid"] == first.pid)
         return None
 
     found: dict[str, Any] = wait(process, caught)

@@ -19,6 +19,8 @@ from everline.pipelines.sweeps.settings import SweepSettings
 from everline.pipelines.sweeps.sweep import Sweep
 from everline.pipelines.sweeps.work import Job
 
+from ...conftest import typed
+
 WORDS = ["--method", "coreset,padim", "--generation", 2, "--set", "size=64", "coreset.memory=100"]
 Start = Callable[..., "subprocess.Popen[str]"]
 Trials = Callable[[Path], list[Any]]
@@ -30,11 +32,18 @@ def data(tmp_path_factory: pytest.TempPathFactory, write_disc: Callable[..., Pat
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path, start: Start, trials_in: Trials) -> list[Any]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path, trials_in: Trials) -> list[Any]:
     """The trials of a sweep with five samples."""
     out = tmp_path_factory.mktemp("here") / "out"
-    ended(start("--data", data, *WORDS, "--samples", 5, "--no-ray", "--out", out))
+    swept("--data", data, *WORDS, "--samples", 5, "--no-ray", "--out", out)
     return trials_in(out)
+
+
+def swept(*words: object, code: int = 0) -> str:
+    """A sweep in this process; what it said to people."""
+    said = typed("sweep", *words)
+    assert said.code == code, said.err
+    return said.err
 
 
 def ended(process: "subprocess.Popen[str]", code: int = 0) -> str:
@@ -72,6 +81,7 @@ def killed(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["--ray", "--no-ray"])
+@pytest.mark.usefixtures("ray_session")  # for the last part
 def test_killed_twice_it_has_the_trials_of_one_that_was_not(
     how: str, undisturbed: list[Any], data: Path, tmp_path: Path, start: Start, trials_in: Trials
 ) -> None:
@@ -85,7 +95,7 @@ def test_killed_twice_it_has_the_trials_of_one_that_was_not(
         left += killed(process)
         assert kept.items() <= records(out).items()
         kept, words = records(out), ["--resume"]
-    ended(start("--resume", how, "--out", out))
+    swept("--resume", how, "--out", out)
     assert trials_in(out) == undisturbed
     assert kept.items() <= records(out).items() and len(kept) < len(undisturbed)
     numbers = [one["item"]["number"] for one in trials_in(out)]
@@ -118,14 +128,14 @@ def test_ctrl_c_says_how_to_go_on_and_more_samples_keep_what_there_is(
     process = start("--data", data, *WORDS, "--samples", 2, "--out", out)
     wait(process, out, 1)
     process.send_signal(signal.SIGSTOP)  # or it might be done before the next one has begun
-    assert "another process writes here" in ended(start("--resume", "--no-ray", "--out", out), code=1)
+    assert "another process writes here" in swept("--resume", "--no-ray", "--out", out, code=1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to Ray's processes too
     process.send_signal(signal.SIGCONT)
     err = ended(process, code=130)
     assert f"everline sweep --resume --out {out}" in err and "Traceback" not in err
     outcome, kept = json.loads((out / "outcome.json").read_text("utf-8")), records(out)
     assert not outcome["finished"] and outcome["trials"] and (out / "report.html").is_file()
-    ended(start("--resume", "--samples", 5, "--no-ray", "--out", out))
+    swept("--resume", "--samples", 5, "--no-ray", "--out", out)
     assert kept.items() <= records(out).items()
     search = [[one for one in trials if one["item"]["phase"] == "search"] for trials in (trials_in(out), undisturbed)]
     assert search[0] == search[1]
@@ -141,13 +151,12 @@ def test_a_sweep_that_is_stopped_tells_of_what_it_has_not_heard_of(tmp_path: Pat
     assert [record.error for record in one.records] == ["late"]
 
 
-@pytest.mark.slow
 def test_other_images_are_refused(
-    data: Path, tmp_path: Path, write_disc: Callable[..., Path], start: Start, trials_in: Trials
+    data: Path, tmp_path: Path, write_disc: Callable[..., Path], trials_in: Trials
 ) -> None:
     own, out = write_disc(tmp_path / "bolt", 8, 6, 6), tmp_path / "out"
-    ended(start("--data", own, *WORDS, "--no-ray", "--out", out))
+    swept("--data", own, *WORDS, "--no-ray", "--out", out)
     before = trials_in(out)
     (own / "train/good/100.png").write_bytes((own / "test/good/000.png").read_bytes())
-    err = ended(start("--resume", "--samples", 2, "--no-ray", "--out", out), code=1)
+    err = swept("--resume", "--samples", 2, "--no-ray", "--out", out, code=1)
     assert "begun with other images of bolt" in err and trials_in(out) == before
