@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DATA ?= ../shared/data
-TWO := -n 2 --dist loadgroup --no-loadscope-reorder --durations=10  # tests in two processes; the ten slowest are named
+TWO := -n 2 --no-loadscope-reorder --durations=10  # tests in two processes; the ten slowest are named
 SEQUENCE := deeppcb_20085 mtd paper_brg01 paper_flr01 paper_gla01 paper_zpb01
 BESIDE := deeppcb_00041 paper_btn01 paper_fvn01
 

@@ -242,9 +242,9 @@ def slope(memory: np.ndarray) -> float | None:
     return None if len(set(images)) < 3 else round(1000 * float(np.polyfit(images, mib, 1)[0]), 2)
 
 
-def most(memory: np.ndarray) -> float:
+def most(memory: np.ndarray) -> float | None:
     """MiB at most, of looks (N, 2): a process that was killed begins anew, so the last look says little."""
-    return round(float(memory[:, 1].max()), 1)
+    return round(float(memory[:, 1].max()), 1) if len(memory) else None
 
 
 def folded(reader: LogReader, settings: LineSettings) -> str:

@@ -18,7 +18,7 @@ from .cluster import FOR_SERVE, MIB, connect, disconnect
 log = logging.getLogger("everline.head")
 LABEL = ("started-by", "everline")
 START_S = 120.0
-END_S = 15.0
+END_S = 2.0  # for processes to end by themselves; then they are killed: nothing of them is needed any more
 OBJECTS = 256 * MIB  # an image is on its way for a moment; most are small enough to need no room here at all
 
 

@@ -47,18 +47,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Sort the longest files to the front, keep each in one process of pytest-xdist, and leave out what is long."""
+    """Sort the longest files to the front, and leave out what is long."""
     if not config.getoption("--long"):
         kept = [item for item in items if not item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
         items[:] = kept
     files = {item: item.path.relative_to(ROOT).as_posix() for item in items}
-    for item, file in files.items():
-        item.add_marker(pytest.mark.xdist_group("served" if file.startswith("served/") else file))
     ranks = {
         file: next((n for n, one in enumerate(FIRST) if file.startswith(one)), len(FIRST)) for file in files.values()
     }
     items.sort(key=lambda item: ranks[files[item]])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each file to one process of pytest-xdist, and the tests of the served fleet together to one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "tests/served" if file.startswith("tests/served/") else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import ray
@@ -36,6 +36,8 @@ from everline.platform.tracking import prepare_tracking
 from everline.platform.trouble import STARTS, Trouble, read_trouble
 from everline.platform.versions import Versions
 
+from ..conftest import until
+
 pytestmark = pytest.mark.usefixtures("ray_session")
 DEADLY = {10: signal.SIGKILL, 35: signal.SIGTERM}  # what happens at which image
 LINE = {"method": "lemo", "false_reject_rate": 0.05, "probation": 1, "checkpoint_every": 20, "params": {"size": 64}}
@@ -45,10 +47,18 @@ LINE = {"method": "lemo", "false_reject_rate": 0.05, "probation": 1, "checkpoint
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     folder = tmp_path_factory.mktemp("fleet")
     narrow = {"short": {**LINE, "queue": 1}, "deaf": {**LINE, "queue": 1, "when_full": "drop"}}
-    lines = {**dict.fromkeys(("killed", "calm", "other", "mortal", "idle"), LINE), **narrow}
+    lines = {**dict.fromkeys(("killed", "calm", "other", "ended", "mortal", "idle"), LINE), **narrow}
     made = parse_fleet({"store": "store", "lines": lines}, folder)
     prepare_tracking(made.tracking)
     return made
+
+
+@pytest.fixture(scope="module")
+def other(ray_session: str, fleet: Fleet) -> Iterator[Any]:
+    """A line that runs, for tests that leave it running."""
+    handle, _ = start_line("other", fleet)
+    yield handle
+    ray.kill(handle)
 
 
 @pytest.fixture
@@ -107,24 +117,21 @@ def test_what_waits_for_mlflow_goes_out_though_no_image_comes(fleet: Fleet, star
     assert status["version"] == Versions(fleet.tracking, "idle").current() == before["versions_waiting"]
 
 
-def test_errors_arrive_as_they_were_raised(start: Any) -> None:
-    handle = start("other")
+def test_errors_arrive_as_they_were_raised(other: Any) -> None:
     with pytest.raises(ImageError):
-        answer(handle.inspect.remote(b"no image", "x"))
+        answer(other.inspect.remote(b"no image", "x"))
     with pytest.raises(UnknownVersion):
-        answer(handle.rollback.remote(99))
+        answer(other.rollback.remote(99))
 
 
-def test_a_line_is_started_once(fleet: Fleet, start: Any) -> None:
-    handle = start("other")
+def test_a_line_is_started_once(fleet: Fleet, other: Any) -> None:
     again, started = start_line("other", fleet)
     assert not started
-    assert again._actor_id == handle._actor_id
-    assert line_handle("other", fleet.store)._actor_id == handle._actor_id
+    assert again._actor_id == other._actor_id
+    assert line_handle("other", fleet.store)._actor_id == other._actor_id
 
 
-def test_a_second_writer_is_refused_with_the_reason(fleet: Fleet, start: Any) -> None:
-    start("other")
+def test_a_second_writer_is_refused_with_the_reason(fleet: Fleet, other: Any) -> None:
     with pytest.raises(SecondWriter):
         Line("other", fleet.line("other"), fleet.store, Versions(fleet.tracking, "other"))
 
@@ -134,34 +141,39 @@ def test_an_unknown_line_has_no_handle(fleet: Fleet) -> None:
         line_handle("nobody", fleet.store)
 
 
-def test_another_fleets_line_of_the_same_name_is_another_line(fleet: Fleet, start: Any, tmp_path: Path) -> None:
-    start("other")
+def test_another_fleets_line_of_the_same_name_is_another_line(fleet: Fleet, other: Any, tmp_path: Path) -> None:
     with pytest.raises(UnknownLine):
         line_handle("other", tmp_path)
 
 
-def test_a_line_that_runs_with_other_settings_is_not_taken_for_this_one(fleet: Fleet, start: Any) -> None:
-    start("other")
+def test_a_line_that_runs_with_other_settings_is_not_taken_for_this_one(fleet: Fleet, other: Any) -> None:
     changed = replace(fleet, lines={**fleet.lines, "other": replace(fleet.line("other"), publish_every=300)})
     with pytest.raises(ConfigError, match="other settings"):
         start_line("other", changed)
 
 
-def test_a_line_that_cannot_come_back_yet_comes_back_later(fleet: Fleet, start: Any) -> None:
-    handle = start("other")
-    pid = answer(handle.status.remote())["pid"]
+def test_a_line_that_cannot_come_back_yet_comes_back_later(fleet: Fleet, other: Any) -> None:
+    pid = answer(other.status.remote())["pid"]
+
+    def stands() -> Any:
+        return insist(lambda: other.status.remote(0.1))
+
     lock = line_folder(fleet.store, "other") / "lock"
     os.kill(pid, signal.SIGKILL)
     with lock.open("r+") as held:  # somebody else has the log for a while
-        give_up = time.monotonic() + 120
-        while time.monotonic() < give_up:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.02)
-        time.sleep(6)
-    assert insist(handle.status.remote)["pid"] != pid
+        until(lambda: taken(held))
+        until(lambda: stands()["pid"] != pid)  # its next process is there
+        assert stands()["state"] == "opening"
+    until(lambda: stands()["state"] == "running")
+
+
+def taken(lock: IO[str]) -> bool:
+    """Whether the lock could be taken."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def test_an_error_at_the_start_arrives_as_it_was_raised(fleet: Fleet, tmp_path: Path) -> None:
@@ -207,17 +219,19 @@ def test_callers_that_wait_lose_nothing(fleet: Fleet, start: Any, more_parts: li
 
 
 def test_a_closed_line_sends_its_callers_to_the_next(fleet: Fleet, start: Any, parts: list[bytes]) -> None:
-    handle = start("other")
+    handle = start("ended")
     answer(handle.close.remote())
     assert answer(handle.status.remote())["state"] == "closed"
     with pytest.raises(LineDown, match="being ended"):
         answer(handle.inspect.remote(parts[0], "late"))
-    assert "late" not in images_in(fleet, "other")
+    assert "late" not in images_in(fleet, "ended")
 
 
 @pytest.mark.slow
-def test_a_log_that_cannot_be_opened_stops_its_line_and_no_other(fleet: Fleet, start: Any, parts: list[bytes]) -> None:
-    mortal, other = start("mortal"), start("other")
+def test_a_log_that_cannot_be_opened_stops_its_line_and_no_other(
+    fleet: Fleet, start: Any, other: Any, parts: list[bytes]
+) -> None:
+    mortal = start("mortal")
     for index, data in enumerate(parts[:5]):
         answer(mortal.inspect.remote(data, f"i{index}"))
     before, pid = answer(mortal.digest.remote()), answer(mortal.status.remote())["pid"]
@@ -266,19 +280,19 @@ def test_a_process_that_is_killed_at_every_start_is_not_started_for_ever(
 
 @pytest.mark.parametrize("asked", [{"gpus": 60.5, "device": "cuda"}, {"place": "nowhere"}])
 def test_what_no_node_has_is_told_at_once(fleet: Fleet, asked: dict[str, Any]) -> None:
-    impossible = replace(fleet, lines={"other": parse_line("other", asked)})
-    with pytest.raises(ConfigError, match="line other: no node has"):
-        start_line("other", impossible)
+    impossible = replace(fleet, lines={"nowhere": parse_line("nowhere", asked)})
+    with pytest.raises(ConfigError, match="line nowhere: no node has"):
+        start_line("nowhere", impossible)
 
 
 def test_a_dead_line_says_to_send_again(start: Any) -> None:
-    handle = start("other")
+    handle = start("ended")
     ray.kill(handle)
     with pytest.raises(LineDown):
         insist(handle.status.remote, patience_s=0.5)
 
 
 def test_a_line_that_was_ended_this_moment_can_be_started(fleet: Fleet, start: Any) -> None:
-    for _ in range(3):
-        ray.kill(start("other"))
-    assert answer(start("other").status.remote())["state"] == "running"
+    for _ in range(2):
+        ray.kill(start("ended"))
+    assert answer(start("ended").status.remote())["state"] == "running"

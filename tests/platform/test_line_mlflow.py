@@ -37,7 +37,7 @@ def server(tracking_uri: str, tmp_path: Path) -> Iterator[tuple[str, Callable[[]
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri, "--port", str(port)]
         command += ["--artifacts-destination", (tmp_path / "served").as_uri(), "--workers", "1"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        env = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        env = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         started.append(subprocess.Popen(command, start_new_session=True, cwd=tmp_path, env=env, **quiet))
         while True:
             try:
@@ -45,7 +45,7 @@ def server(tracking_uri: str, tmp_path: Path) -> Iterator[tuple[str, Callable[[]
                     return started[-1]
             except OSError:
                 assert started[-1].poll() is None, "the server did not start"
-                time.sleep(0.5)
+                time.sleep(0.1)
 
     yield url, start
     for process in started:

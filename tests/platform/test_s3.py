@@ -1,6 +1,5 @@
 """S3 as a place for logs: lost answers, late ones, refusals and deaths at any request; addresses; who may do what."""
 
-import os
 import random
 import signal
 import subprocess
@@ -124,7 +123,7 @@ def survivors(folder: S3Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["before", "after", "busy", "late", "died", "died after"])
 def test_a_fault_at_any_request_loses_nothing_and_invents_nothing(
-    s3_store: S3Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    s3_store: S3Path, monkeypatch: pytest.MonkeyPatch, kind: str, sized: Callable[..., Any]
 ) -> None:
     monkeypatch.setattr(log, "SEAL_RECORDS", 3)
     real = s3._client()
@@ -137,7 +136,7 @@ def test_a_fault_at_any_request_loses_nothing_and_invents_nothing(
     wire = wired("", -1)
     assert work(s3_store / "count") == ([f"i{n}" for n in range(9)], [])
     assert None in [r.image for r in LogReader(s3_store / "count").records()]  # so images went, too
-    step = int(os.environ.get("EVERLINE_FAULT_STEP", "15"))
+    step = sized(30, 1)
     struck = 0
     for at in range(1 + random.Random(kind).randrange(step), wire.calls, step):
         folder = s3_store / str(at)

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -92,7 +92,7 @@ from everline.platform.calibration import Calibration
 from everline.platform.tracking import prepare_tracking
 from everline.platform.versions import Versions
 
-uri, artifacts = sys.argv[1:]
+uri, artifacts, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 detector = build("padim", size=64, seed=1)
 detector.learn(detector.embed(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)))
 
@@ -106,17 +106,20 @@ def write(line):
 
 
 if __name__ == "__main__":
-    with get_context("fork").Pool(8) as pool:
-        assert pool.map(write, [f"line{n}" for n in range(8)], chunksize=1) == [[1, 2, 3]] * 8
+    with get_context("fork").Pool(count) as pool:
+        assert pool.map(write, [f"line{n}" for n in range(count)], chunksize=1) == [[1, 2, 3]] * count
 """
 
 
-def test_eight_processes_at_once_lose_nothing(place: tuple[str, str], tmp_path: Path) -> None:
+def test_processes_that_publish_at_once_lose_nothing(
+    place: tuple[str, str], tmp_path: Path, sized: Callable[..., Any]
+) -> None:
+    count = sized(4, 8)
     script = tmp_path / "writers.py"
     script.write_text(WRITERS)
-    done = subprocess.run([sys.executable, script, *place], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, script, *place, str(count)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert all(Versions(place[0], f"line{n}").current() == 3 for n in range(8))
+    assert all(Versions(place[0], f"line{n}").current() == 3 for n in range(count))
 
 
 def test_artifacts_that_go_elsewhere_already_are_told_of(place: tuple[str, str]) -> None:

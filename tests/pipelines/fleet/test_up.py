@@ -231,9 +231,9 @@ def test_after_the_loss_of_the_head_up_goes_on_where_it_was(user: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[Cluster]:
-    """A head and three nodes that take lines (sweeps/nodes.py): ask("cut", NODE), and what it said first."""
-    command = [sys.executable, str(HERE.parent / "sweeps" / "nodes.py"), *"0111"]
+def nodes(sized: Callable[..., Any]) -> Iterator[Cluster]:
+    """A head and nodes that take lines (sweeps/nodes.py), one more than are lost: ask("cut", NODE); what it said."""
+    command = [sys.executable, str(HERE.parent / "sweeps" / "nodes.py"), *sized("011", "0111")]
     with subprocess.Popen(
         command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
@@ -249,7 +249,9 @@ def nodes() -> Iterator[Cluster]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("frozen", [False, True], ids=["dead", "only thought dead"])
+@pytest.mark.parametrize(
+    "frozen", [pytest.param(False, id="dead", marks=pytest.mark.long), pytest.param(True, id="only thought dead")]
+)
 def test_a_lost_nodes_line_comes_up_on_another(
     nodes: Cluster,
     tmp_path: Path,

@@ -90,19 +90,26 @@ def wait(process: "subprocess.Popen[str]", condition: Callable[[], Any]) -> Any:
 def frozen(process: "subprocess.Popen[str]", there: Nodes) -> dict[str, Any]:
     """Stops a process that runs trials in the midst of one: {"node", "pid"}.
 
-    Tune starts no other trial before the last one has answered that it is there. So where two are alive, the first of
-    them is at work, and the other goes on without it.
+    Tune starts no other trial before the last one has answered that it is there. One that had not, when it was
+    stopped, is let go on; one whose trial had just ended is ended by its node all the same.
     """
+
+    seen: set[int] = set()
 
     def caught() -> dict[str, Any] | None:
         alive = [one for one in there.ask("trials") if one["alive"]]
-        if len(alive) < 2:
-            return None
-        with suppress(psutil.NoSuchProcess):
-            (first := min((psutil.Process(one["pid"]) for one in alive), key=psutil.Process.create_time)).suspend()
-            time.sleep(1)  # one whose trial had just ended is ended by its node all the same
-            if first.status() == psutil.STATUS_STOPPED:
-                return next(dict(one) for one in alive if one["pid"] == first.pid)
+        known = [one for one in alive if one["pid"] in seen]  # a moment ago, too: it has answered by now
+        seen.update(one["pid"] for one in alive)
+        for one in known:
+            with suppress(psutil.NoSuchProcess):
+                (stopped := psutil.Process(one["pid"])).suspend()
+                give_up = time.monotonic() + 15
+                while stopped.status() == psutil.STATUS_STOPPED:
+                    if any(other["alive"] and other["pid"] != one["pid"] for other in there.ask("trials")):
+                        return dict(one)
+                    if time.monotonic() > give_up:
+                        stopped.resume()
+                    time.sleep(0.05)
         return None
 
     found: dict[str, Any] = wait(process, caught)
