@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
@@ -38,6 +38,7 @@ lines:
 """
 GIVE_UP_S = 8.0  # after which a request to a line that is down is answered 503
 Answer = tuple[int, dict[str, str], Any]
+RUNNING = ExitStack()  # the server, while it runs
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Served:
         return found
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def swapped(served: Served) -> tuple[int, int]:
     """The two versions of `swap`, the first of which is current. Nobody sends it an image to learn from."""
     with closing(served.client(served.tokens["change"])) as client:
@@ -103,9 +104,22 @@ def swapped(served: Served) -> tuple[int, int]:
     return first, second
 
 
-@pytest.fixture(scope="package")
-def served(ray_session: str, prepared_tracking: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder, port = tmp_path_factory.mktemp("served"), free_port()
+@pytest.fixture(scope="session")
+def served(ray_session: str, prepared_tracking: Path, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return RUNNING.enter_context(serving(ray_session, prepared_tracking, tmp_path_factory.mktemp("served")))
+
+
+@pytest.hookimpl(tryfirst=True)  # while the cluster is there
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """Ends the server with the last test of this folder: it would cost the others time, and stand in Serve's place."""
+    if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
+        RUNNING.close()
+
+
+@contextmanager
+def serving(ray_session: str, prepared_tracking: Path, folder: Path) -> Iterator[Served]:
+    """`everline serve` until Ctrl-C, after which every log must be whole."""
+    port = free_port()
     (folder / "fleet.yaml").write_text(FLEET)
     copied_tracking(prepared_tracking, folder)
     fleet = read_fleet(folder / "fleet.yaml")
@@ -138,7 +152,7 @@ class Taught:
     streamed: dict[str, Any]
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def taught(served: Served, parts: list[bytes], more_parts: list[bytes]) -> Taught:
     """The line `mono` has learned a hundred images and answers with a version."""
     client, images = served.client(), served.folder / "images"
