@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from itertools import count, cycle
@@ -114,7 +114,8 @@ def load(
         stack.callback(stop_server)
         phases, moves = drive(fleet, pictures, numbers, handles, port, clients, seconds, replicas)
         bare = bare_loop(fleet, pictures, numbers)
-        served = Client(port=port).get("/health")["lines"]
+        with closing(Client(port=port)) as client:
+            served = client.get("/health")["lines"]
     found = {
         "lines": {n: {"method": s.method, "size": build(s.method, **s.params).size} for n, s in fleet.lines.items()},
         "clients": clients,
