@@ -112,6 +112,7 @@ def test_quarantine_is_worked_through_and_is_empty_then(plant: Opens) -> None:
     waiting = {id for id, row in here.rows().items() if row["verdict"] == "reject"}
     assert waiting >= set(odd)
     page = here.page
+    page.locator("#by").fill("eve")
     page.locator("#show-quarantine").click()
     for left in range(len(waiting), 0, -1):
         page.locator("#waiting", has_text=f"({left})").wait_for()
@@ -120,7 +121,8 @@ def test_quarantine_is_worked_through_and_is_empty_then(plant: Opens) -> None:
         page.locator("#defect" if left % 2 else "#ok").click()
     page.get_by_text("Nothing waits to be looked at.").wait_for()
     assert page.locator("#viewer").is_hidden() and page.locator("#waiting").inner_text() == "(0)"
-    assert {row["id"]: row["label"] for row in here.rows().values() if row["label"]}.keys() == waiting
+    said = {row["id"]: row["by"] for row in here.rows().values() if row["label"]}
+    assert said == dict.fromkeys(waiting, "eve")
     page.locator("#show-live").click()
     assert page.locator("#images li").count() > len(waiting)
     assert here.wrong == []
