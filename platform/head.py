@@ -156,6 +156,7 @@ def _end(session: Path) -> None:
     _, alive = psutil.wait_procs(list(found.values()), END_S)
     for process in alive:
         _signal(process, "kill")
+    psutil.wait_procs(alive, END_S)
     if _current() is None:
         _note().unlink(missing_ok=True)
 
