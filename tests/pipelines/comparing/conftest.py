@@ -1,8 +1,6 @@
 """A line with two published versions, real ones, and a folder to judge with them."""
 
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,8 @@ from everline.methods import conformance
 from everline.methods.registry import build
 from everline.platform.calibration import Calibration
 from everline.platform.versions import Versions
+
+from ...conftest import copied_tracking
 
 Publish = Callable[..., int]
 
@@ -46,10 +46,7 @@ def publish_two(publish: Publish, uri: str) -> None:
 @pytest.fixture(scope="session")
 def published(prepared_tracking: Path, tmp_path_factory: pytest.TempPathFactory, publish: Publish) -> str:
     """The address of a store with versions of mono (see `publish_two`), and two of poly, by padim; nobody adds any."""
-    copied = tmp_path_factory.mktemp("published") / "mlflow.db"
-    with closing(sqlite3.connect(prepared_tracking)) as source, closing(sqlite3.connect(copied)) as copy:
-        source.backup(copy)
-    uri = f"sqlite:///{copied}"
+    uri = copied_tracking(prepared_tracking, tmp_path_factory.mktemp("published"))
     publish_two(publish, uri)
     for size in (64, 32):
         publish(uri, "poly", "padim", learned=5, size=size)

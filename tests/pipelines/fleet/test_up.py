@@ -160,30 +160,28 @@ def test_what_runs_is_made_equal_to_what_the_file_says(user: Any) -> None:
 def test_an_operator_says_what_comes_and_what_it_was_though_the_image_is_gone(
     joined: User, parts: list[bytes], more_parts: list[bytes]
 ) -> None:
-    user = joined
-
     def stream(name: str, images: list[bytes]) -> None:
-        (user.folder / name).mkdir()
+        (joined.folder / name).mkdir()
         for n, data in enumerate(images):
-            (user.folder / name / f"{name}-{n:03d}.png").write_bytes(data + HEAVY)
-        assert user.types("stream", "mono", name, "--json", "-").json["acknowledged"] == len(images)
+            (joined.folder / name / f"{name}-{n:03d}.png").write_bytes(data + HEAVY)
+        assert joined.types("stream", "mono", name, "--json", "-").json["acknowledged"] == len(images)
 
     def told(*words: str) -> Any:
-        return user.types(*words, "--json", "-").json
+        return joined.types(*words, "--json", "-").json
 
     def logged(number: int) -> Any:
-        return next(iter(LogReader(user.log).records(after=number - 1)))
+        return next(iter(LogReader(joined.log).records(after=number - 1)))
 
-    user.write(mono=FORGETFUL)
-    user.types("up")
+    joined.write(mono=FORGETFUL)
+    joined.types("up")
     assert told("switch", "mono", "disc") == {"line": "mono", "task": "disc", "record": 0}
     stream("early", parts[:38] + [encoded(n, defect=True) for n in range(5)])
-    early = [one for one in LogReader(user.log).records(images=False) if one.kind == "image"]
+    early = [one for one in LogReader(joined.log).records(images=False) if one.kind == "image"]
     rejected, passed = (next(one for one in early if one.verdict == verdict) for verdict in ("reject", "pass"))
     stream("late", parts[38:] + more_parts + [encoded(n) for n in range(100, 120)])
-    until(lambda: user.states()["mono"]["images_from"] > early[-1].seq)
+    until(lambda: joined.states()["mono"]["images_from"] > early[-1].seq)
     assert logged(rejected.seq).image is None and logged(passed.seq).image is None
-    before = user.states()["mono"]
+    before = joined.states()["mono"]
 
     said = told("feedback", "mono", rejected.id, "ok", "--by", "ann")
     number = said["record"]
@@ -195,25 +193,25 @@ def test_an_operator_says_what_comes_and_what_it_was_though_the_image_is_gone(
     assert record.data == {"of": rejected.seq, "id": rejected.id, "label": "ok", "by": "ann"}
     assert told("feedback", "mono", rejected.id, "ok") == said  # nothing new, no record
     assert told("feedback", "mono", passed.id, "defect")["record"] == number + 1
-    assert "record" in user.types("feedback", "mono", passed.id, "ok").out
-    assert "no image 'nobody'" in user.types("feedback", "mono", "nobody", "ok", code=1).err
-    after = user.states()["mono"]
+    assert "record" in joined.types("feedback", "mono", passed.id, "ok").out
+    assert "no image 'nobody'" in joined.types("feedback", "mono", "nobody", "ok", code=1).err
+    after = joined.states()["mono"]
     assert after["images_learned"] == before["images_learned"] and after["state"] == "running"
     assert after["false_rejects"] != before["false_rejects"]  # it recalibrates all the same
 
     switched = told("switch", "mono", "cap")
     assert told("switch", "mono", "cap") == switched and logged(switched["record"]).data["task"] == "cap"
     stream("caps", [encoded(n) for n in range(200, 203)])
-    last = [one for one in LogReader(user.log).records(images=False) if one.kind == "image"][-3:]
+    last = [one for one in LogReader(joined.log).records(images=False) if one.kind == "image"][-3:]
     assert [(one.task, one.verdict) for one in last] == [("cap", "learning")] * 3
 
-    there = user.states()["mono"]
-    user.types("down", "mono")
-    user.types("up")
-    back = user.states()["mono"]
+    there = joined.states()["mono"]
+    joined.types("down", "mono")
+    joined.types("up")
+    back = joined.states()["mono"]
     same = ("images_learned", "false_rejects", "threshold", "version", "task", "inspected")
     assert [back[name] for name in same] == [there[name] for name in same]
-    assert verify(user.log).ok
+    assert verify(joined.log).ok
 
 
 @pytest.mark.slow
