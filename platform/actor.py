@@ -50,7 +50,7 @@ LOOK_SHARE = 100  # times as long as a look at that took, until the next: images
 LOOK_MOST_S = 60.0  # ... but no longer: after one look that was slow by chance, figures must not be old for minutes
 ROOM_S = 5.0  # that a caller waits for room in one call
 PLACE_S = 60.0  # for a node that has room for a line which reserves something
-GONE_S = 10.0  # until Ray has forgotten an actor that was killed
+GONE_S = 10.0  # until what was killed is gone: its process, and Ray's word that it is there
 OPEN_S = 600.0  # for a process that dies while its line is opened; opening itself may take as long as it takes
 BESIDE = 64  # calls beside images and those who wait for room
 T = TypeVar("T")
@@ -288,8 +288,13 @@ class LineActor:
             os._exit(1)
 
     def _open(self, store: Place, versions: Versions, spool: Path | None, again: bool) -> None:
-        """Where Ray started the process *again*, what may pass is waited for, and the rest tried several times."""
-        if not again:  # a person wants it
+        """Where Ray started the process *again*, what may pass is waited for, and the rest tried several times.
+
+        Where a person starts it, only the log is waited for, a moment: the process of a command that was killed ends
+        some time after the command.
+        """
+        give_up = time.monotonic() + GONE_S
+        if not again:
             trouble.clear(self._folder)
         while True:
             try:
@@ -302,10 +307,10 @@ class LineActor:
                 return
             except (TrackingError, SecondWriter, NoSpace, StoreDown) as error:
                 trouble.forgive(self._folder, before)
-                if not again:
+                if not again and not (isinstance(error, SecondWriter) and time.monotonic() < give_up):
                     self._problem = error
                     return
-                log.warning("line %s cannot come back yet: %s", self._name, error)
+                log.warning("line %s cannot be opened yet: %s", self._name, error)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and takes no other line along
                 trouble.failed(self._folder, error)
                 if not again:

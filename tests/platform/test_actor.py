@@ -26,10 +26,10 @@ from everline.methods.errors import (
     UnknownLine,
     UnknownVersion,
 )
-from everline.platform.actor import LineActor, answer, insist, line_handle, start_line
+from everline.platform.actor import NAMESPACE, LineActor, actor_name, answer, insist, line_handle, start_line
 from everline.platform.crew import stop_line
 from everline.platform.line import Line
-from everline.platform.log import LogReader, line_folder, verify
+from everline.platform.log import LogReader, line_folder, locked, verify
 from everline.platform.reach import Reach
 from everline.platform.settings import Fleet, parse_fleet, parse_line
 from everline.platform.tracking import prepare_tracking
@@ -47,7 +47,7 @@ LINE = {"method": "lemo", "false_reject_rate": 0.05, "probation": 1, "checkpoint
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     folder = tmp_path_factory.mktemp("fleet")
     narrow = {"short": {**LINE, "queue": 1}, "deaf": {**LINE, "queue": 1, "when_full": "drop"}}
-    lines = {**dict.fromkeys(("killed", "calm", "other", "ended", "mortal", "idle"), LINE), **narrow}
+    lines = {**dict.fromkeys(("killed", "calm", "other", "ended", "mortal", "idle", "late"), LINE), **narrow}
     made = parse_fleet({"store": "store", "lines": lines}, folder)
     prepare_tracking(made.tracking)
     return made
@@ -134,6 +134,20 @@ def test_a_line_is_started_once(fleet: Fleet, other: Any) -> None:
 def test_a_second_writer_is_refused_with_the_reason(fleet: Fleet, other: Any) -> None:
     with pytest.raises(SecondWriter):
         Line("other", fleet.line("other"), fleet.store, Versions(fleet.tracking, "other"))
+
+
+def test_a_log_that_a_killed_command_still_holds_is_waited_for(fleet: Fleet) -> None:
+    lock = locked(line_folder(fleet.store, "late"))
+    named = {"name": actor_name("late", fleet.store), "namespace": NAMESPACE}
+    with ThreadPoolExecutor(1) as beside:
+        starting = beside.submit(start_line, "late", fleet)
+        until(lambda: named in ray.util.list_named_actors(all_namespaces=True))
+        handle = line_handle("late", fleet.store)
+        assert answer(handle.status.remote(3.0))["state"] == "opening"  # not stopped, though it was refused by now
+        os.close(lock)
+        assert starting.result()[1]
+    assert answer(handle.status.remote())["state"] == "running"
+    ray.kill(handle)
 
 
 def test_an_unknown_line_has_no_handle(fleet: Fleet) -> None:
