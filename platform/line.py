@@ -39,9 +39,10 @@ from .log import LogReader, line_folder
 from .online import DEFECT, LABELS, OK, InForce
 from .ownjudge import SYNTHETIC, Question
 from .record import Record
+from .repair import lost_end
 from .retention import Keep, first_needed
 from .settings import LineSettings
-from .spool import open_log, spool_folder
+from .spool import SpooledWriter, open_log, spool_folder
 from .statefiles import digest
 from .synthetic import spoiled
 from .volume import Place
@@ -629,7 +630,19 @@ class Line:
             scorer, state = self._load_current(self.fold.current)
             self._make_current(scorer, state)
             self._alias_behind = True  # as it may have died between the record and the alias
+        self._check_end({})
+        self._tried(lambda: self._check_end(self.versions.live()))
         self.settle()
+
+    def _check_end(self, live: dict[int, int]) -> None:
+        """Raises Corrupt where checkpoints, or versions in use, have seen records that the log does not have."""
+        lost = lost_end(self.reader, live)
+        if lost is None:
+            return
+        if isinstance(self.writer, SpooledWriter):  # they may wait on another machine's disk, and come later
+            log.warning("line %s: %s", self.name, lost)
+            return
+        raise Corrupt(f"line {self.name}: {lost}")
 
     def _applied(self, record: Record) -> Publish | None:
         try:

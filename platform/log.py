@@ -14,7 +14,20 @@ from typing import Self
 
 from ..methods.errors import ConfigError, Corrupt, NoSpace, SecondWriter, StoreDown, StoreError
 from . import segment, shard
-from .manifest import KEPT, Manifest, commit, fenced, file_name, latest, manifest_name, numbers, remove, strangers
+from .manifest import (
+    KEPT,
+    Manifest,
+    commit,
+    fenced,
+    file_name,
+    first_of,
+    holding_records,
+    latest,
+    manifest_name,
+    numbers,
+    remove,
+    strangers,
+)
 from .record import Record
 from .retention import Keep, may_go, to_merge
 from .shard import ShardFile, open_shards
@@ -37,9 +50,9 @@ def line_folder(store: Place, line: str) -> Place:
 
 
 def has_log(folder: Place) -> bool:
-    """Whether a log was ever opened there. Raises StoreError."""
+    """Whether a log was ever opened there, be its manifests there or not. Raises StoreError."""
     try:
-        return bool(numbers(folder))
+        return bool(numbers(folder) or holding_records(folder))
     except OSError as error:
         raise store_error(error, folder) from error
 
@@ -247,24 +260,30 @@ class LogWriter:
     def _take_over(self, found: Manifest) -> Manifest:
         """Fences off whoever wrote before, then seals what they left."""
         tails = [segment.Tail(self.folder / name) for name in found.segments]
+        end = found.sealed
         for tail in tails:
-            _read_on(tail)  # raises Corrupt before anything is changed
+            end += len(_read_on(tail).records)  # raises Corrupt before anything is changed
+        if not self._volume.remote and (unknown := unnamed(self.folder, found, end)):
+            raise Corrupt(f"{self.folder}: {_unnamed_text(unknown, end)}")
         epoch = found.epoch + 1
         own = self._start_segment(found.sealed, epoch)
         claimed = found.next(epoch=epoch, segments=(*found.segments, own))
         commit(self.folder, claimed)
         sealed = claimed
         for tail in tails:  # again: by now their writer can acknowledge nothing more
-            end = _read_on(tail)
-            if end.torn:
+            left = _read_on(tail)
+            if left.torn:
                 name = tail.path.name
-                log.warning("%s: cut %d bytes of an append that did not end off %s", self.folder, end.torn, name)
-            if end.records:
-                sealed = self._with_shard(sealed, end.records)
+                log.warning("%s: cut %d bytes of an append that did not end off %s", self.folder, left.torn, name)
+            if left.records:
+                sealed = self._with_shard(sealed, left.records)
         if found.segments:
             sealed = replace(sealed, number=claimed.number + 1, segments=(own,))
             commit(self.folder, sealed)
-        remove(self.folder, strangers(self.folder, sealed))
+        kept = unnamed(self.folder, sealed, sealed.sealed) if self._volume.remote else []
+        if kept:  # of an append that was given up, and carried out later
+            log.warning("%s: left alone: %s", self.folder, _unnamed_text(kept, sealed.sealed))
+        remove(self.folder, [name for name in strangers(self.folder, sealed) if name not in kept])
         return sealed
 
     def _decide(self) -> None:
@@ -549,6 +568,8 @@ def verify(folder: Place, quick: bool = False) -> Verified:
                 time.sleep(0.05)
                 reader.refresh()
         problems += reader.torn
+        if isinstance(folder, Path) and (unknown := _unnamed_beside(reader)):
+            problems.append(_unnamed_text(unknown, len(reader)))
         if not quick:
             problems += [problem for file in reader.shards if (problem := _problem(reader, file))]
         for record in reader.records(images=False):
@@ -561,6 +582,48 @@ def verify(folder: Place, quick: bool = False) -> Verified:
     if len(ids) < inspected:
         problems.append(f"{inspected - len(ids)} images are in it more than once")
     return Verified(records, inspected, len(ids), not problems, problems)
+
+
+def unnamed(folder: Place, manifest: Manifest, end: int) -> list[str]:
+    """Files that this manifest does not name though they hold records from number `end` on. Raises OSError.
+
+    A writer that died leaves none: what it was about to seal is in a segment that its manifest names. So a manifest is
+    missing that was there. (On S3 an append that was given up may be carried out later.)
+    """
+    known = {*manifest.segments, *(one.file for one in manifest.shards)}
+    return [name for name in holding_records(folder) if name not in known and _end_of(folder, name) > end]
+
+
+def _end_of(folder: Place, name: str) -> int:
+    """The number behind a file's last record; of one that cannot be read, behind the number in its name."""
+    try:
+        if name.startswith("shard-"):
+            found = shard.read_alone(folder, name)
+            return found.first + found.count
+        records = segment.read(folder / name).records
+        return records[-1].seq + 1 if records else 0
+    except FileNotFoundError:
+        return 0
+    except Corrupt:
+        return first_of(name) + 1
+
+
+def _unnamed_beside(reader: LogReader) -> list[str]:
+    """`unnamed`, while a writer may be at work: it makes a file and then the manifest that names it."""
+    while True:
+        manifest = latest(reader.folder)
+        if not unnamed(reader.folder, manifest, len(reader)):
+            return []
+        reader.refresh()
+        if latest(reader.folder).number == manifest.number:
+            return unnamed(reader.folder, manifest, len(reader))
+
+
+def _unnamed_text(files: list[str], end: int) -> str:
+    return (
+        f"no manifest names {', '.join(files[:3])}{' ...' * (len(files) > 3)}, with records from number {end} on: a "
+        "manifest is missing. Bring it back from a copy, or make one again: everline log repair LINE"
+    )
 
 
 def _problem(reader: LogReader, file: ShardFile) -> str:

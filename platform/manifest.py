@@ -15,17 +15,18 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..methods.errors import Corrupt, SecondWriter
-from .volume import Place, volume_of
+from .volume import Place, Volume, volume_of
 
 log = logging.getLogger("everline.log")
 FORMAT = 1
+EMPTY_BYTES = 20  # of a segment without records
 KEPT = 4  # manifests that are left for readers that are still at work
 MAX_BYTES = 2**28  # of a manifest: more than a million shards
 _NAME = re.compile(r"manifest-([0-9]{12})\.json")
-_SHARD = re.compile(r"shard-[0-9]{12}-([0-9]{8})-[0-9a-f]{8}\.arrow")
-_SEGMENT = re.compile(r"segment-[0-9]{12}-([0-9]{8})-[0-9a-f]{8}\.log")
-_PART = re.compile(r"(segment-[0-9]{12}-([0-9]{8})-[0-9a-f]{8}\.log)\.[0-9]{12}")  # of one on S3
-_HALF = re.compile(r"\.(?:shard|manifest)-[0-9]{12}-([0-9]{8})-[0-9a-f]{8}\.tmp")
+_SHARD = re.compile(r"shard-([0-9]{12})-([0-9]{8})-[0-9a-f]{8}\.arrow")
+_SEGMENT = re.compile(r"segment-([0-9]{12})-([0-9]{8})-[0-9a-f]{8}\.log")
+_PART = re.compile(r"(segment-[0-9]{12}-[0-9]{8}-[0-9a-f]{8}\.log)\.([0-9]{12})")  # of one on S3
+_HALF = re.compile(r"\.(?:shard|manifest)-([0-9]{12})-([0-9]{8})-[0-9a-f]{8}\.tmp")
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,21 @@ def numbers(folder: Place) -> list[int]:
 
 
 def latest(folder: Place) -> Manifest:
-    """The current manifest; number 0 for a folder without one. Raises Corrupt, OSError."""
+    """The current manifest; number 0 for a folder without one, and without records. Raises Corrupt, OSError."""
     volume = volume_of(folder)
     while True:
         found = numbers(folder)
         if not found:
-            return Manifest()
+            left = holding_records(folder)
+            if not left:
+                return Manifest()
+            if numbers(folder):  # made since
+                continue
+            names = ", ".join(left[:3]) + " ..." * (len(left) > 3)
+            raise Corrupt(
+                f"{folder}: its manifests are missing; records lie in {names}. "
+                "Bring the manifests back from a copy, or make one again: everline log repair LINE"
+            )
         name = manifest_name(found[-1])
         try:
             if volume.sizes([name])[0] > MAX_BYTES:
@@ -127,9 +137,46 @@ def strangers(folder: Place, manifest: Manifest) -> list[str]:
         if part := _PART.fullmatch(name):
             name = part[1]
         match = _SHARD.fullmatch(name) or _SEGMENT.fullmatch(name) or _HALF.fullmatch(name)
-        if match and name not in known and int(match[1]) <= manifest.epoch:
+        if match and name not in known and int(match[2]) <= manifest.epoch:
             found.append(name)
     return list(dict.fromkeys(found))
+
+
+def holding_records(folder: Place) -> list[str]:
+    """Shards and segments that hold records, whatever manifests say. An opening that died left empty segments."""
+    volume = volume_of(folder)
+    names = volume.names()
+    if volume.remote:
+        parts = (_PART.fullmatch(name) for name in names)
+        segments = {part[1] for part in parts if part and int(part[2])}
+    else:
+        segments = {name for name in names if _SEGMENT.fullmatch(name) and _size(volume, name) > EMPTY_BYTES}
+    return sorted([name for name in names if _SHARD.fullmatch(name)] + list(segments))
+
+
+def first_of(name: str) -> int:
+    """The number in the name of a shard or segment. Of a segment's records the first may have a higher one."""
+    return _part_of(name, 1)
+
+
+def epoch_of(name: str) -> int:
+    """Of the writer of a shard or segment."""
+    return _part_of(name, 2)
+
+
+def _size(volume: Volume, name: str) -> int:
+    """Bytes of a file; 0 where it has gone since it was listed."""
+    try:
+        return volume.sizes([name])[0]
+    except FileNotFoundError:
+        return 0
+
+
+def _part_of(name: str, part: int) -> int:
+    match = _SHARD.fullmatch(name) or _SEGMENT.fullmatch(name)
+    if not match:
+        raise Corrupt(f"{name}: not the name of a shard or segment.")
+    return int(match[part])
 
 
 def remove(folder: Place, names: Sequence[str]) -> None:

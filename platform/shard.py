@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.ipc
 
 from ..methods.errors import ConfigError, Corrupt
-from .manifest import Shard, file_name, remove
+from .manifest import Shard, file_name, first_of, remove
 from .record import SCHEMA, Record, from_batch, to_batch
 from .volume import Away, Place, volume_of
 
@@ -61,6 +62,30 @@ def rewrite(folder: Place, shards: Sequence[Shard], epoch: int, images: bool) ->
     with pa.ipc.new_file(sink, SCHEMA) as writer:
         writer.write_table(table.cast(SCHEMA), max_chunksize=BATCH)
     return replace(_written(folder, sink.getvalue().to_pybytes(), shards[0].first, len(table), epoch), cut=not images)
+
+
+def read_alone(folder: Place, name: str) -> Shard:
+    """What a manifest would say of a shard, from the file itself; every record of it is checked.
+
+    Raises Corrupt, FileNotFoundError, OSError.
+    """
+    data = volume_of(folder).read(name)
+    first, count, cut = first_of(name), 0, False
+    try:
+        with pa.ipc.open_file(pa.BufferReader(data)) as file:
+            for index in range(file.num_record_batches):
+                batch = file.get_batch(index)
+                batch.validate(full=True)
+                for record in from_batch(batch):
+                    if record.seq != first + count:
+                        raise Corrupt(f"{name}: record {record.seq} stands where {first + count} should.")
+                    count += 1
+                cut = cut or bool(pc.any(pc.and_(batch["image"].is_null(), batch["image_crc32"].is_valid())).as_py())
+    except (pa.ArrowException, ValueError, TypeError, KeyError, RecursionError, MemoryError, ConfigError) as error:
+        raise Corrupt(f"{name}: {error}") from error
+    if not count:
+        raise Corrupt(f"{name}: no records in it.")
+    return Shard(name, first, count, len(data), zlib.crc32(data), cut)
 
 
 def open_shards(folder: Place, shards: Sequence[Shard]) -> "list[ShardFile]":

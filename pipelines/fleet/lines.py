@@ -1,7 +1,9 @@
 """`everline lines`, `versions`, `rollback` and `log`: looking at a fleet and its logs."""
 
+import getpass
+import os
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from ...platform.actor import answer, line_handle, start_line
 from ...platform.cluster import connect, disconnect
 from ...platform.log import LogReader, has_log, line_folder, verify
 from ...platform.rebuild import Rebuilt, rebuild
+from ...platform.repair import lost_end, repair
 from ...platform.settings import Fleet, read_fleet
 from ...platform.tracking import prepare_tracking
 from ...platform.versions import Versions
@@ -136,6 +139,13 @@ def feedback(line: str, id: str, label: str, by: str, fleet_file: Path, json_fil
         OUT.print(f"{line}: {id} is {label}, record {given['record']}{changed}", markup=False, highlight=False)
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        return f"user {os.getuid()}"
+
+
 @click.group()
 def log() -> None:
     """Look into a line's log."""
@@ -150,13 +160,19 @@ log.add_command(log_speed.speed)
 @fleet_option
 @json_option
 def verify_log(line: str, fleet_file: Path, json_file: Path | None) -> None:
-    """Check every checksum of LINE's log, the order of its records, and that no image is in it twice."""
+    """Check every checksum of LINE's log, the order of its records, and that no image is in it twice.
+
+    Its end is compared with what checkpoints and MLflow know.
+    """
     fleet = read_fleet(fleet_file)
     fleet.line(line)
     folder = line_folder(fleet.store, line)
-    if not has_log(folder):
-        raise StoreError(f"line {line} has no log in {fleet.store} yet: nothing was ever sent to it.")
     found = verify(folder)
+    lost = lost_end(LogReader(folder), _live(line, fleet)) if found.ok else None
+    if lost:
+        found = replace(found, ok=False, problems=[str(lost)])
+    elif not has_log(folder):
+        raise StoreError(f"line {line} has no log in {fleet.store} yet: nothing was ever sent to it.")
     write_json(asdict(found), json_file)
     if str(json_file) != "-":
         OUT.print(f"{line}: {found.records} records, {found.inspected} images, {found.unique} different ids")
@@ -165,6 +181,41 @@ def verify_log(line: str, fleet_file: Path, json_file: Path | None) -> None:
         OUT.print("ok" if found.ok else "not ok")
     if not found.ok:
         raise SystemExit(1)
+
+
+@log.command("repair")
+@click.argument("line")
+@click.option("--accept-loss", is_flag=True, help="Go on without the records that no file has; the log says so.")
+@click.option("--by", default=_user, show_default="who is logged in", help="Who says so; it stands in the log.")
+@fleet_option
+@json_option
+def repair_log(line: str, accept_loss: bool, by: str, fleet_file: Path, json_file: Path | None) -> None:
+    """Make the manifest of LINE's log again from the files that are left, and say what is lost.
+
+    End what writes the log before. A log that misses nothing stays as it is.
+    """
+    fleet = read_fleet(fleet_file)
+    fleet.line(line)
+    done = repair(line_folder(fleet.store, line), _live(line, fleet), accept_loss, by)
+    write_json(asdict(done), json_file)
+    if str(json_file) == "-":
+        return
+    for problem in done.unreadable:
+        OUT.print(f"  cannot be read: {problem}", markup=False)
+    for first, last in done.missing:
+        OUT.print(f"  lost: records {first} to {last}", highlight=False)
+    made = f"its manifest was made again from {', '.join(done.files)}" if done.files else "its manifest is whole"
+    OUT.print(f"{line}: {done.records} records; {made}", highlight=False, soft_wrap=True)
+
+
+def _live(line: str, fleet: Fleet) -> dict[int, int]:
+    """Versions in use and what they have seen; none where MLflow does not answer, which is told."""
+    try:
+        prepare_tracking(fleet.tracking, artifacts=fleet.artifacts)
+        return Versions(fleet.tracking, line).live()
+    except TrackingError as error:
+        ERR.print(f"{error}\nThe log's end is not compared with its versions.", markup=False, soft_wrap=True)
+        return {}
 
 
 def ready_for_lines(fleet: Fleet) -> None:

@@ -25,7 +25,7 @@ class Shelf:
     def __init__(self) -> None:
         self.kept: dict[str, tuple[State, Calibration]] = {}
         self.alias: int | None = None
-        self.watermarks: list[int] = []
+        self.watermarks: list[int] = []  # of versions that a line's own learner made
         self.down = False
 
     def publish(
@@ -50,9 +50,9 @@ class Shelf:
         return self.alias
 
     def live(self) -> dict[int, int]:
-        if self.down:
-            raise TrackingError("down")
-        return {self.alias: self.watermarks[self.alias - 1]} if self.alias else {}
+        self._answer()
+        own = self.alias is not None and self.alias <= len(self.watermarks)
+        return {self.alias: self.watermarks[self.alias - 1]} if own and self.alias else {}
 
     def target(self, version: int | None = None) -> int:
         self._answer()

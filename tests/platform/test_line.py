@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from everline.platform import log
 from everline.platform.fold import Fold
 from everline.platform.line import Line
 from everline.platform.log import LogReader, LogWriter, verify
+from everline.platform.repair import repair
 from everline.platform.settings import LineSettings
 
 from .lines import QUICK, SETTINGS, STREAM, Shelf, another, ask_again_at_once, die, png, send
@@ -122,20 +124,6 @@ def test_an_image_cut_off_before_its_record_can_be_sent_again(opened: Callable[.
     with pytest.raises(ImageError):
         line.inspect(STREAM[5][:200], "i5")
     assert line.inspect(STREAM[5], "i5").record == 5
-
-
-def test_a_checkpoint_that_knows_more_than_the_log_is_passed_over(opened: Callable[..., Line]) -> None:
-    line = opened()
-    send(line, 0, 30)
-    die(line)
-    line = opened()
-    before = line.digest()
-    states, meta = line.fold.pack()
-    line.checkpoints.save(99, states, {**meta, "watermark": 99})
-    die(line)
-    line = opened()
-    assert line.digest() == before
-    assert send(line, 30, 31)[0].record == 30
 
 
 def test_mlflow_down_does_not_stop_the_line(opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,9 +262,10 @@ def test_a_line_without_an_image_may_start_with_a_promoted_version(opened: Calla
     assert send(line, 0, 1)[0].version == 1
 
 
-def test_other_images_under_the_same_tracking_give_other_versions(opened: Callable[..., Line]) -> None:
+def test_other_images_under_the_same_tracking_give_other_versions(opened: Callable[..., Line], tmp_path: Path) -> None:
     shelf = Shelf()
     send(opened(shelf, store="first"), 0, 50)
+    repair(tmp_path / "second" / "a", shelf.live(), accept_loss=True, by="me")  # the line begins anew
     other = opened(shelf, store="second")
     for index in range(50):
         other.inspect(STREAM[59 - index], f"i{index}")
