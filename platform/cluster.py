@@ -7,8 +7,9 @@ from typing import Any
 import psutil
 import ray
 
-from ..methods.errors import LineDown
+from ..methods.errors import ConfigError, LineDown
 from .actor import NAMESPACE
+from .ray_token import prepare_token, require_token, require_token_mode
 
 MIB = 2**20
 FOR_SERVE = {  # of a cluster's HTTP server: what stands in it, and the seconds that it may take to start
@@ -24,23 +25,27 @@ def connect(own: bool = False, cpus: int | None = None) -> bool:
 
     own, or RAY_ADDRESS=local: always start one. cpus: of one that is started; lines, which reserve none, are content
     with any number. A process that is connected to Ray already stays where it is. Raises LineDown where RAY_ADDRESS
-    leads nowhere.
+    leads nowhere, ConfigError where a cluster asks for no token.
     """
     global _connected
     if ray.is_initialized():
         return False
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it warns that it is on, which is right
     logging.getLogger("ray._private.services").setLevel(logging.ERROR)  # that other clusters run here as well
+    require_token_mode()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # an actor without a GPU share keeps its view
     wanted = os.environ.get("RAY_ADDRESS", "auto")
     if wanted != "local" and not own:
         try:
             ray.init(address=wanted, namespace=NAMESPACE, **_quiet())
             _connected = True
-            return False
         except (ConnectionError, RuntimeError, ValueError) as error:
             if wanted != "auto":
                 raise LineDown(f"no Ray cluster answers at RAY_ADDRESS={wanted}: {error}") from error
+        else:
+            _stay_where_a_token_is_asked_for()
+            return False
+    prepare_token()
     os.environ.update(FOR_SERVE | os.environ)
     ray.init(
         address="local",
@@ -72,6 +77,14 @@ def disconnect() -> None:
     if _connected and ray.is_initialized():
         ray.shutdown()
     _connected = False
+
+
+def _stay_where_a_token_is_asked_for() -> None:
+    try:
+        require_token(address())
+    except ConfigError:
+        disconnect()
+        raise
 
 
 def _quiet() -> dict[str, Any]:

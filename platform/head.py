@@ -14,6 +14,7 @@ import ray
 
 from ..methods.errors import LineDown
 from .cluster import FOR_SERVE, MIB, connect, disconnect
+from .ray_token import prepare_token, require_token_mode
 
 log = logging.getLogger("everline.head")
 LABEL = ("started-by", "everline")
@@ -70,11 +71,11 @@ def _note() -> Path:
 
 def _start() -> None:
     """`ray start --head` with this Python, a session of its own (Ctrl-C does not reach it) and a token at its door."""
+    require_token_mode()
+    prepare_token()
     env = {**os.environ, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     env.setdefault("RAY_AUTH_MODE", "token")
     env.update(FOR_SERVE | env)
-    if env["RAY_AUTH_MODE"] == "token" and not (_token().is_file() or "RAY_AUTH_TOKEN" in env):
-        _ray(["get-auth-token", "--generate"], env)
     _ray(
         [
             *("start", "--head", "--port", "0", "--labels", "=".join(LABEL)),
@@ -85,10 +86,6 @@ def _start() -> None:
         ],
         env,
     )
-
-
-def _token() -> Path:
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 def _ray(words: list[str], env: dict[str, str]) -> None:

@@ -23,7 +23,8 @@ import pytest
 if TYPE_CHECKING:
     from everline.platform.volume import Place, S3Path
 
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a local cluster of the tests' own
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # of this run's clusters, for all its processes
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["EVERLINE_TRACKING"] = "none"  # evaluations that are not about tracking; those that are say where
 
