@@ -235,7 +235,7 @@ class LineActor:
         return self._line
 
     def _close(self) -> None:
-        if self._line is not None and not self._closed:
+        if self._line is not None and not self._closed and self._problem is None:
             self._closed = True
             self._line.close()
             trouble.clear(self._folder)
@@ -281,10 +281,22 @@ class LineActor:
         self._look_at = now + pause_after(now - began)
 
     def _start_again_if_broken(self) -> None:
-        """A state that cannot be trusted ends with its process: Ray starts another, which folds over the log."""
-        if self._line is not None and self._line.broken:
-            log.error("line %s starts again: %s", self._name, self._line.broken)
-            trouble.failed(self._folder, StateError(self._line.broken))
+        """A state that cannot be trusted ends with its process: Ray starts another, which folds over the log.
+
+        Not so where another process has the log now: to start again would take it back, and so on for ever.
+        """
+        if self._line is None or self._problem is not None:
+            return
+        if self._line.writer.moved:
+            self._problem = SecondWriter(
+                f"line {self._name}: another process has taken over its log, so this one has ended its work. Send to "
+                "the other one; where there should be only this one, end the other and start the line again."
+            )
+            log.error("%s", self._problem)
+            self._line.writer.release()
+        elif why := self._line.broken or self._line.writer.failed:
+            log.error("line %s starts again: %s", self._name, why)
+            trouble.failed(self._folder, StateError(why))
             os._exit(1)
 
     def _open(self, store: Place, versions: Versions, spool: Path | None, again: bool) -> None:

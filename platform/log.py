@@ -90,7 +90,8 @@ class LogWriter:
         self._open: list[Record] = []  # its records, until they are sealed
         self._open_bytes = 0
         self._seal_at = SEAL_RECORDS
-        self._failed = ""
+        self._failed = ""  # why nothing can be appended any more
+        self._moved = False  # ... since another process has taken it over
         self._gone: list[tuple[int, str]] = []  # shards that were replaced, by which manifest
         self._doubtful = False  # an append was given up, and may yet come to be: the segment is left for another
         self._due: Manifest | None = None  # its commit was given up; nothing is acknowledged before it is decided
@@ -122,6 +123,20 @@ class LogWriter:
     def epoch(self) -> int:
         """How often the log has been taken over."""
         return self._manifest.epoch
+
+    @property
+    def moved(self) -> bool:
+        """Whether another process has taken it over, so that this one can append nothing any more."""
+        return self._moved
+
+    @property
+    def failed(self) -> str:
+        """Why it must be opened again before anything can be appended; empty: it need not."""
+        return f"the log is closed{self._failed}" if self._failed and not self._moved else ""
+
+    @property
+    def _moved_text(self) -> str:
+        return f"{self.folder}: another process has taken over this log."
 
     @property
     def spooled(self) -> int:
@@ -216,7 +231,7 @@ class LogWriter:
     def close(self) -> None:
         """Seals what is open and gives the log up. What is acknowledged is durable with or without it."""
         try:
-            if self._segment and self._open and not self._failed:
+            if self._segment and self._open and not self._failed and not self._moved:
                 self._try_to_seal()
         finally:
             self.release()
@@ -326,7 +341,8 @@ class LogWriter:
                 self._segment.close()
             self._segment, self._marker = old, old_marker
             if isinstance(error, SecondWriter) or (following and self._is_there(following)):
-                self._failed = " since a commit did not end, or another process has taken it over"
+                self._failed = " since a commit did not end"
+                self._moved = isinstance(error, SecondWriter)
             else:
                 remove(self.folder, made)
             raise
@@ -346,7 +362,7 @@ class LogWriter:
         try:
             commit(self.folder, following)
         except SecondWriter:
-            self._failed = " since another process has taken it over"
+            self._moved = True
             remove(self.folder, [new.file])
             raise
         except BaseException:
@@ -360,6 +376,8 @@ class LogWriter:
         self._move_on(following)
 
     def _check_usable(self) -> None:
+        if self._moved:
+            raise SecondWriter(self._moved_text)
         if self._failed or self._segment is None:
             raise StoreError(f"{self.folder}: the log is closed{self._failed}; open it again.")
 
@@ -372,7 +390,7 @@ class LogWriter:
         try:
             commit(self.folder, self._due)
         except SecondWriter:
-            self._failed = " since another process has taken it over"
+            self._moved = True
             raise
         self._move_on(self._due)
 
@@ -410,8 +428,8 @@ class LogWriter:
 
     def _check_fence(self) -> None:
         if fenced(self.folder, self._manifest):
-            self._failed = " since another process has taken it over"
-            raise SecondWriter(f"{self.folder}: another process has taken over this log.")
+            self._moved = True
+            raise SecondWriter(self._moved_text)
 
     def _cut_back(self) -> None:
         """After a failed write: the segment ends where it was acknowledged last."""

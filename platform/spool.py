@@ -78,6 +78,16 @@ class SpooledWriter:
         return self._writer.epoch
 
     @property
+    def moved(self) -> bool:
+        """As of `LogWriter`."""
+        return self._writer.moved
+
+    @property
+    def failed(self) -> str:
+        """As of `LogWriter`; also why nothing more can be sent on."""
+        return self._writer.failed or (str(self._lost) if self._lost and not self.moved else "")
+
+    @property
     def images_from(self) -> int:
         """As of `LogWriter`."""
         return self._writer.images_from

@@ -29,7 +29,7 @@ from everline.methods.errors import (
 from everline.platform.actor import NAMESPACE, LineActor, actor_name, answer, insist, line_handle, start_line
 from everline.platform.crew import stop_line
 from everline.platform.line import Line
-from everline.platform.log import LogReader, line_folder, locked, verify
+from everline.platform.log import LogReader, LogWriter, line_folder, locked, verify
 from everline.platform.reach import Reach
 from everline.platform.settings import Fleet, parse_fleet, parse_line
 from everline.platform.tracking import prepare_tracking
@@ -47,7 +47,7 @@ LINE = {"method": "lemo", "false_reject_rate": 0.05, "probation": 1, "checkpoint
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     folder = tmp_path_factory.mktemp("fleet")
     narrow = {"short": {**LINE, "queue": 1}, "deaf": {**LINE, "queue": 1, "when_full": "drop"}}
-    lines = {**dict.fromkeys(("killed", "calm", "other", "ended", "mortal", "idle", "late"), LINE), **narrow}
+    lines = {**dict.fromkeys(("killed", "calm", "other", "ended", "mortal", "idle", "late", "moved"), LINE), **narrow}
     made = parse_fleet({"store": "store", "lines": lines}, folder)
     prepare_tracking(made.tracking)
     return made
@@ -148,6 +148,22 @@ def test_a_log_that_a_killed_command_still_holds_is_waited_for(fleet: Fleet) -> 
         assert starting.result()[1]
     assert answer(handle.status.remote())["state"] == "running"
     ray.kill(handle)
+
+
+def test_a_line_whose_log_was_taken_over_ends_and_goes_on_saying_why(
+    fleet: Fleet, start: Any, parts: list[bytes]
+) -> None:
+    moved = start("moved")
+    answer(moved.inspect.remote(parts[0], "i0"))
+    LogWriter(line_folder(fleet.store, "moved"), -1).release()  # on another machine no lock keeps it out
+    for index in (1, 2, 3):
+        with pytest.raises(SecondWriter, match="has taken over"):
+            answer(moved.inspect.remote(parts[index], f"i{index}"))
+    with pytest.raises(SecondWriter, match="this one has ended its work"):
+        answer(moved.switch.remote("bolt"))
+    status = answer(moved.status.remote())
+    assert status["state"] == "stopped" and "another process has taken over its log" in status["problem"]
+    answer(moved.close.remote())
 
 
 def test_an_unknown_line_has_no_handle(fleet: Fleet) -> None:

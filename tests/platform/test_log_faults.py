@@ -377,5 +377,6 @@ def test_an_append_that_cannot_be_taken_back_closes_the_log(tmp_path: Path, monk
             writer.append([Record("image", "i0", image=bytes(700))])
     with pytest.raises(StoreError, match="open it again"):
         writer.append([Record("image", "i0", image=bytes(700))])
+    assert "the log is closed" in writer.failed  # a line that sees this starts again
     writer.close()
     assert survivors(tmp_path / "a") in ([], ["i0"])
