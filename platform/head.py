@@ -50,7 +50,7 @@ def leave() -> str:
     busy = _others()
     disconnect()
     if not busy:
-        _end(session)
+        end_session(session)
     return busy
 
 
@@ -136,7 +136,7 @@ def _others() -> str:
     return "" if len(nodes) == 1 else f"it has {len(nodes)} nodes"
 
 
-def _end(session: Path) -> None:
+def end_session(session: Path) -> None:
     """The processes of one session and their children; `ray stop` would end every Ray of this user."""
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter(["pid", "cmdline", "uids"]):

@@ -2,7 +2,8 @@
 
 import getpass
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import click
 from ...methods.errors import StoreError, TrackingError, UnknownLine
 from ...platform.actor import answer, line_handle, start_line
 from ...platform.cluster import connect, disconnect
+from ...platform.cluster_watch import ending_with_the_cluster
 from ...platform.log import LogReader, has_log, line_folder, verify
 from ...platform.rebuild import Rebuilt, rebuild
 from ...platform.repair import lost_end, repair
@@ -229,6 +231,17 @@ def ready_for_lines(fleet: Fleet) -> None:
         if fleet.tracking.startswith("sqlite:"):
             raise
         ERR.print(f"{error}\nLines go on; versions wait in their logs.", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Connected to Ray meanwhile. Where its cluster dies, the command ends with an error."""
+    own = connect()
+    try:
+        with ending_with_the_cluster(lambda text: ERR.print(f"error: {text}", markup=False, soft_wrap=True), own):
+            yield
+    finally:
+        disconnect()
 
 
 def ask_line(line: str, fleet: Fleet, ask: Callable[[Any], Any]) -> Any:

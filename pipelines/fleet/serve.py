@@ -12,11 +12,11 @@ from ...deploy.desk import RETRY_S
 from ...deploy.server import check_port, is_loopback, start_server, stop_server
 from ...methods.errors import ConfigError, EverlineError
 from ...platform.actor import answer, start_line
-from ...platform.cluster import address, connect, disconnect
+from ...platform.cluster import address
 from ...platform.crew import STARTS
 from ...platform.settings import read_fleet
 from ..console import ERR, OUT, fleet_option
-from .lines import ready_for_lines
+from .lines import connected, ready_for_lines
 
 
 @click.command()
@@ -49,21 +49,25 @@ def serve(
     fleet = read_fleet(fleet_file)
     check_port(host, port)
     access = access_at(host, tokens, tokens_for_all, open_to_all, rate)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     ready_for_lines(fleet)
-    connect()
-    try:
+    with connected():
+        stop = threading.Event()
+        for number in (
+            signal.SIGINT,
+            signal.SIGTERM,
+        ):  # once connected: Ray puts its own there
+            signal.signal(number, lambda *_: stop.set())
         with ThreadPoolExecutor(STARTS) as pool:
             handles = list(pool.map(lambda name: start_line(name, fleet), fleet.lines))
         started = [handle for handle, mine in handles if mine]
-        url = start_server(fleet, host=host, port=port, patience_s=patience, access=access)
-        OUT.print(
-            f"everline serves {', '.join(fleet.lines)} at {url} (routes: {url}/docs; Ray: {address()}). Ctrl-C stops.",
-            soft_wrap=True,
-            highlight=False,
-        )
+        if not stop.is_set():
+            url = start_server(fleet, host=host, port=port, patience_s=patience, access=access)
+            OUT.print(
+                f"everline serves {', '.join(fleet.lines)} at {url} (routes: {url}/docs; Ray: {address()}). "
+                "Ctrl-C stops.",
+                soft_wrap=True,
+                highlight=False,
+            )
         stop.wait()
         ERR.print("stopping ...")
         stop_server()
@@ -72,8 +76,6 @@ def serve(
                 answer(handle.close.remote())
             except EverlineError as error:
                 ERR.print(str(error), markup=False)
-    finally:
-        disconnect()
 
 
 def access_at(host: str, tokens: Path | None, for_all: bool, open_to_all: bool, rate: float) -> Access:

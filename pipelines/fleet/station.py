@@ -17,11 +17,10 @@ from typing import Any, Protocol
 
 from ...methods.errors import ConfigError, Dropped, ImageError, UnknownName
 from ...platform.actor import answer, line_handle, start_line
-from ...platform.cluster import connect, disconnect
 from ...platform.images import MAX_BYTES, image_id
 from ...platform.reach import Reach
 from ...platform.settings import Fleet
-from .lines import ready_for_lines
+from .lines import connected, ready_for_lines
 
 SHAPE = ("line", "id", "verdict", "score", "threshold", "p_value", "version", "calibrated", "record", "duplicate")
 MAX_CODE = 256  # characters of a barcode
@@ -86,20 +85,17 @@ def stations(fleet: Fleet, products: Mapping[str, Mapping[str, str] | None]) -> 
     for name in products:
         fleet.line(name)
     ready_for_lines(fleet)
-    connect()
     started = []
-    try:
-        for name in products:
-            handle, mine = start_line(name, fleet)
-            started += [handle] if mine else []
-        find: Callable[[str], Any] = partial(line_handle, store=fleet.store)
-        yield {name: Station(name, Reach(partial(find, name)), codes) for name, codes in products.items()}
-    finally:
+    with connected():
         try:
+            for name in products:
+                handle, mine = start_line(name, fleet)
+                started += [handle] if mine else []
+            find: Callable[[str], Any] = partial(line_handle, store=fleet.store)
+            yield {name: Station(name, Reach(partial(find, name)), codes) for name, codes in products.items()}
+        finally:
             for handle in started:
                 answer(handle.close.remote())
-        finally:
-            disconnect()
 
 
 def read_below(root: Path, path: str) -> bytes:

@@ -6,13 +6,12 @@ from pathlib import Path
 import click
 
 from ...platform.actor import answer, insist, line_handle, start_line
-from ...platform.cluster import connect, disconnect
 from ...platform.reach import Reach
 from ...platform.settings import read_fleet
 from ..console import ERR, OUT, fleet_option, json_option, progress, terminable, write_json
 from ..data.datasets import list_images
 from .feed import feed
-from .lines import ready_for_lines
+from .lines import connected, ready_for_lines
 
 
 @click.command()
@@ -30,23 +29,19 @@ def stream(line: str, source: Path, fleet_file: Path, json_file: Path | None) ->
     fleet.line(line)
     files = list_images(source)
     ready_for_lines(fleet)
-    connect()
-    with terminable():  # behind `connect`: Ray puts a handler of its own in place of ours
+    with connected(), terminable():  # once connected: Ray puts a handler of its own in place of ours
+        handle, started = start_line(line, fleet)
         try:
-            handle, started = start_line(line, fleet)
-            try:
-                with progress() as bars:
-                    bar = bars.add_task(line, total=len(files))
-                    there = Reach(partial(line_handle, line, fleet.store))
-                    fed = feed(there, files, told=lambda path, reply: bars.advance(bar))
-            finally:
-                if started:
-                    answer(handle.close.remote())
-            for name, reason in fed.refused.items():
-                ERR.print(f"refused: {name}: {reason}", markup=False, highlight=False)
-            status = insist(lambda: line_handle(line, fleet.store).status.remote())
+            with progress() as bars:
+                bar = bars.add_task(line, total=len(files))
+                there = Reach(partial(line_handle, line, fleet.store))
+                fed = feed(there, files, told=lambda path, reply: bars.advance(bar))
         finally:
-            disconnect()
+            if started:
+                answer(handle.close.remote())
+        for name, reason in fed.refused.items():
+            ERR.print(f"refused: {name}: {reason}", markup=False, highlight=False)
+        status = insist(lambda: line_handle(line, fleet.store).status.remote())
     result = {
         "line": line,
         "source": str(source),
