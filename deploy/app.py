@@ -4,6 +4,7 @@ In a Serve config file: `import_path: everline.deploy.app:build` with `args: {fl
 """
 
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class Args(BaseModel):
     tokens: path of the tokens file; without one nothing can be changed unless `open`. tokens_for_all: reading and
     inspecting need one, too. rate: requests a second of a token or address (0: any number), `burst` at once.
     timeout_s: until an answer begins. patience_s: how long a request waits for a line that is down or has no room.
+    trusted_proxies: addresses and networks whose X-Forwarded-For tells a client's address; else the header is ignored.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -43,6 +45,7 @@ class Args(BaseModel):
     burst: int = Field(default=20, ge=1, le=10_000)
     timeout_s: float = Field(default=120, ge=1, le=3600)
     patience_s: float = Field(default=RETRY_S, ge=0, le=3600)
+    trusted_proxies: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,26 @@ class Access:
     rate: float = 0.0
     burst: int = 20
     timeout_s: float = 120.0
+    proxies: tuple[str, ...] = ()
 
     def rules(self) -> Rules:
-        """Raises ConfigError."""
+        """Read the tokens and check the rest. Raises ConfigError."""
         if self.all and self.tokens is None:
             raise ConfigError("tokens for all, but no tokens file: name one (`everline token NAME` makes it).")
+        for proxy in self.proxies:
+            _check_network(proxy)
         tokens = Tokens(self.tokens) if self.tokens else None
-        return Rules(tokens, self.all, self.open, self.rate, self.burst, self.timeout_s)
+        return Rules(tokens, self.all, self.open, self.rate, self.burst, self.timeout_s, self.proxies)
+
+
+def _check_network(text: str) -> None:
+    """Raise ConfigError for what is neither an address nor a network."""
+    try:
+        ip_network(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"trusted proxy {text!r}: expected an address such as 10.0.0.7 or a network such as 10.0.0.0/24 ({error})."
+        ) from error
 
 
 def build(args: Args) -> Application:
@@ -70,7 +86,15 @@ def build(args: Args) -> Application:
     Raises ConfigError, UnknownName.
     """
     tokens = Path(args.tokens).resolve() if args.tokens else None
-    access = Access(tokens, args.tokens_for_all, args.open, args.rate, args.burst, args.timeout_s)
+    access = Access(
+        tokens,
+        args.tokens_for_all,
+        args.open,
+        args.rate,
+        args.burst,
+        args.timeout_s,
+        tuple(args.trusted_proxies),
+    )
     fleet = parse_fleet(args.fleet, Path.cwd()) if isinstance(args.fleet, dict) else read_fleet(Path(args.fleet))
     return bind(
         fleet,

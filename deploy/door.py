@@ -4,6 +4,7 @@ A proxy asks `middlewares` for it where its environment has RAY_SERVE_HTTP_PROXY
 everline.deploy.door:middlewares, as in every cluster that everline starts (platform/cluster.py).
 """
 
+import os
 import re
 from asyncio import TimerHandle, Transport
 
@@ -25,8 +26,13 @@ REFUSALS = {  # the proxy's own, which are plain text; those of the application 
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve puts round its proxy; the server that it then starts is bounded, too."""
+    """What Serve puts round its proxy; the server that it then starts is bounded, too.
+
+    That server leaves a client's address as it is: uvicorn would take it from the header X-Forwarded-For of anybody on
+    this machine. Which proxies are trusted is a server's own setting (`Rules.proxies`).
+    """
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:Bounded"
+    os.environ["FORWARDED_ALLOW_IPS"] = ""
     return [Middleware(Door)]
 
 

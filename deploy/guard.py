@@ -31,6 +31,7 @@ class Rules:
     rate: float = 0.0  # requests a second of one token or address, in each replica; 0: any number
     burst: int = 20  # that may come at once
     timeout_s: float = 120.0  # until an answer begins
+    proxies: tuple[str, ...] = ()  # addresses and networks whose X-Forwarded-For is believed
 
     def asks(self, needed: str) -> bool:
         """Whether a token is asked for, of who wants to `read`, `inspect` or `change`."""

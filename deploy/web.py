@@ -21,6 +21,7 @@ from starlette.datastructures import MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from ..methods.errors import (
     Busy,
@@ -146,6 +147,8 @@ def application(
     # FastAPI's own pages would load scripts from the internet, which a plant may not have; see manual.py.
     app = FastAPI(title="everline", lifespan=lifespan, docs_url=None, redoc_url=None, default_response_class=Finite)
     app.add_middleware(Guard, rules=rules)
+    if rules.proxies:  # the guard then sees the right-most address that is none of theirs
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[*rules.proxies])  # type: ignore[arg-type]
     app.add_middleware(Envelope, body_limit=body_limit, failed=failed)
     _handle_errors(app)
     _add_routes(app, lines, failed)

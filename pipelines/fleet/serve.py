@@ -28,6 +28,10 @@ from .lines import ready_for_lines
 @click.option("--open", "open_to_all", is_flag=True, help="Whoever can reach it may change everything, without token.")
 @click.option("--rate", default=0.0, help="Requests a second of one token or address; 0: any number.")
 @click.option(
+    "--trusted-proxy", "proxies", multiple=True, metavar="ADDRESS",
+    help="A proxy, or a network of them, whose X-Forwarded-For is believed; repeatable. Else the header is ignored.",
+)  # fmt: skip
+@click.option(
     "--patience", type=click.FloatRange(0, 3600), default=RETRY_S, show_default=True,
     help="Seconds that a request waits for a line that is down or full; then it is answered 503.",
 )  # fmt: skip
@@ -39,6 +43,7 @@ def serve(
     tokens_for_all: bool,
     open_to_all: bool,
     rate: float,
+    proxies: tuple[str, ...],
     patience: float,
 ) -> None:
     """Start the lines of a fleet and answer HTTP requests with their current versions, until Ctrl-C.
@@ -48,7 +53,7 @@ def serve(
     """
     fleet = read_fleet(fleet_file)
     check_port(host, port)
-    access = access_at(host, tokens, tokens_for_all, open_to_all, rate)
+    access = access_at(host, tokens, tokens_for_all, open_to_all, rate, proxies)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -76,7 +81,14 @@ def serve(
         disconnect()
 
 
-def access_at(host: str, tokens: Path | None, for_all: bool, open_to_all: bool, rate: float) -> Access:
+def access_at(
+    host: str,
+    tokens: Path | None,
+    for_all: bool,
+    open_to_all: bool,
+    rate: float,
+    proxies: tuple[str, ...] = (),
+) -> Access:
     """Who may do what at an address. Raises ConfigError where others could reach it and none had to have a token."""
     if tokens is None and not open_to_all and not is_loopback(host):
         raise ConfigError(
@@ -85,6 +97,6 @@ def access_at(host: str, tokens: Path | None, for_all: bool, open_to_all: bool, 
         )
     if rate < 0:
         raise ConfigError("--rate: at least 0.")
-    access = Access(tokens and tokens.resolve(), for_all, tokens is None, rate)
+    access = Access(tokens and tokens.resolve(), for_all, tokens is None, rate, proxies=proxies)
     access.rules()
     return access

@@ -108,10 +108,29 @@ def refused(status: int, kind: bytes, body: bytes) -> tuple[dict[str, str], byte
 
 def test_serve_gets_the_door_and_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", "nothing")
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "127.0.0.1")
     assert [one.cls for one in middlewares()] == [Door]
     config = uvicorn.Config(hello)
     config.load()
     assert config.http_protocol_class is Bounded
+
+
+def test_the_server_of_serve_believes_no_header_about_a_client_s_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", "nothing")
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "127.0.0.1,::1")  # uvicorn's own
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append((scope["client"], scope["scheme"]))
+
+    middlewares()
+    config = uvicorn.Config(app)
+    config.load()
+    headers = [(b"x-forwarded-for", b"192.0.2.1"), (b"x-forwarded-proto", b"https")]
+    for peer in ("127.0.0.1", "::1", "10.0.0.7"):
+        scope = {"type": "http", "scheme": "http", "client": (peer, 1), "headers": headers}
+        asyncio.run(config.loaded_app(scope, None, None))
+    assert seen == [(("127.0.0.1", 1), "http"), (("::1", 1), "http"), (("10.0.0.7", 1), "http")]
 
 
 def test_headers_without_an_end_are_refused_while_they_come(port: int) -> None:

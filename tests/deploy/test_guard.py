@@ -39,8 +39,9 @@ class Desk:
         return {"status": "ok"}
 
 
-def client(**rules: Any) -> TestClient:
-    return TestClient(application(Desk(), rules=Rules(**rules)), raise_server_exceptions=False)  # type: ignore[arg-type]
+def client(peer: str = "127.0.0.1", **rules: Any) -> TestClient:
+    app = application(Desk(), rules=Rules(**rules))  # type: ignore[arg-type]
+    return TestClient(app, raise_server_exceptions=False, client=(peer, 50000))
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -191,6 +192,33 @@ def test_who_comes_too_often_is_told_when_to_come_again() -> None:
     answer = http.get("/lines")
     assert (answer.json()["error"]["code"], answer.headers["retry-after"]) == ("too_many_requests", "10")
     assert http.get("/health").status_code == 200
+
+
+def statuses(http: TestClient, *forwarded: str) -> list[int]:
+    """Asks once with each of these in X-Forwarded-For."""
+    return [http.get("/lines", headers={"X-Forwarded-For": one}).status_code for one in forwarded]
+
+
+def test_without_a_trusted_proxy_nobody_is_another_client_by_a_header() -> None:
+    for peer, proxies in (("127.0.0.1", ()), ("192.0.2.9", ("127.0.0.1", "10.0.0.0/8"))):
+        http = client(peer, rate=0.1, burst=1, proxies=proxies)
+        assert statuses(http, "192.0.2.1", "192.0.2.2", "10.0.0.1") == [200, 429, 429]
+
+
+def test_behind_a_trusted_proxy_the_right_most_address_that_is_no_proxy_s_counts() -> None:
+    http = client(rate=0.1, burst=1, proxies=("127.0.0.1", "10.0.0.0/8"))
+    assert statuses(http, "192.0.2.1", "192.0.2.2") == [200, 200]
+    assert statuses(http, "1.1.1.1, 192.0.2.1", "1.1.1.2,192.0.2.1, 10.0.0.7", "1.1.1.3, 192.0.2.2") == [429, 429, 429]
+    twice = [("X-Forwarded-For", "1.1.1.4"), ("X-Forwarded-For", "192.0.2.1")]
+    assert http.get("/lines", headers=twice).status_code == 429  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("proxy", ["*", "nginx", "10.0.0.1/8", ""])
+def test_a_trusted_proxy_is_an_address_or_a_network(proxy: str) -> None:
+    with pytest.raises(ConfigError, match="expected an address such as"):
+        access_at("127.0.0.1", None, False, False, 0, (proxy,))
+    right = ("::1", "10.0.0.0/8")
+    assert access_at("127.0.0.1", None, False, False, 0, right).rules().proxies == right
 
 
 def test_a_rate_is_a_client_s_own_and_comes_back_with_time() -> None:
