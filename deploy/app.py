@@ -18,6 +18,7 @@ from ..platform import metrics
 from ..platform.settings import Fleet, parse_fleet, read_fleet
 from .desk import RETRY_S, Desk
 from .guard import Rules
+from .hosts import checked_names, machine_names
 from .tokens import Tokens
 from .web import BODY_LIMIT, application
 
@@ -31,6 +32,7 @@ class Args(BaseModel):
     inspecting need one, too. rate: requests a second of a token or address (0: any number), `burst` at once.
     timeout_s: until an answer begins. patience_s: how long a request waits for a line that is down or has no room.
     trusted_proxies: addresses and networks whose X-Forwarded-For tells a client's address; else the header is ignored.
+    allowed_hosts: names that clients may ask the server by, besides localhost, addresses, and the machine's own name.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -46,6 +48,7 @@ class Args(BaseModel):
     timeout_s: float = Field(default=120, ge=1, le=3600)
     patience_s: float = Field(default=RETRY_S, ge=0, le=3600)
     trusted_proxies: list[str] = []
+    allowed_hosts: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Access:
     burst: int = 20
     timeout_s: float = 120.0
     proxies: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    machine: tuple[str, ...] = ()
 
     def rules(self) -> Rules:
         """Read the tokens and check the rest. Raises ConfigError."""
@@ -67,7 +72,8 @@ class Access:
         for proxy in self.proxies:
             _check_network(proxy)
         tokens = Tokens(self.tokens) if self.tokens else None
-        return Rules(tokens, self.all, self.open, self.rate, self.burst, self.timeout_s, self.proxies)
+        hosts, machine = checked_names(self.hosts), checked_names((*self.machine, *machine_names()))
+        return Rules(tokens, self.all, self.open, self.rate, self.burst, self.timeout_s, self.proxies, hosts, machine)
 
 
 def _check_network(text: str) -> None:
@@ -94,6 +100,7 @@ def build(args: Args) -> Application:
         args.burst,
         args.timeout_s,
         tuple(args.trusted_proxies),
+        tuple(args.allowed_hosts),
     )
     fleet = parse_fleet(args.fleet, Path.cwd()) if isinstance(args.fleet, dict) else read_fleet(Path(args.fleet))
     return bind(

@@ -32,6 +32,7 @@ CODES = {  # status: the codes that an error of it may have, and when
     405: (("method_not_allowed",), "Another method is for this address."),
     413: (("too_large",), "The body is above the limit."),
     415: (("unsupported_media_type",), "The body is of another media type."),
+    421: (("unknown_host",), "The header Host names no host that this server answers to (`--allow-host`)."),
     422: (("invalid",), "A parameter, or the body, is not what it has to be."),
     429: (("dropped", "too_many_requests"), "Too often; or the line is full, and set to drop."),
     431: (("headers_too_large",), "The request's headers are above the limit."),
@@ -56,7 +57,7 @@ IMAGE_KINDS = ("image/png", "image/jpeg", "image/bmp", "image/tiff", "image/webp
 BINARY = {"type": "string", "format": "binary"}
 EVENT = {"type": "object", "properties": {"event": {"enum": ["line", "image"]}, "data": {"type": "string"}}}
 PRINTABLE: dict[str, Any] = {"format": "printable"}  # of a text: all its characters can be printed
-GUARD = (401, 403, 429, 431, 500, 504)  # errors that any request may meet
+GUARD = (401, 403, 421, 429, 431, 500, 504)  # errors that any request may meet
 PARAMETERS = {  # name: what it is, where its route does not say
     "line": "a line of the fleet; GET /lines has them",
     "learn": "false: judge it only",

@@ -148,7 +148,7 @@ def application(
     app = FastAPI(title="everline", lifespan=lifespan, docs_url=None, redoc_url=None, default_response_class=Finite)
     app.add_middleware(Guard, rules=rules)
     if rules.proxies:  # the guard then sees the right-most address that is none of theirs
-        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[*rules.proxies])  # type: ignore[arg-type]
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[*rules.proxies])
     app.add_middleware(Envelope, body_limit=body_limit, failed=failed)
     _handle_errors(app)
     _add_routes(app, lines, failed)

@@ -23,7 +23,7 @@ class _Once(yaml.SafeLoader):
             text = f"{str(node.value)[:80]!r} cannot be read as {tag}"
             raise yaml.constructor.ConstructorError(None, None, text, node.start_mark) from error
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping whose names are all different."""
         if not isinstance(node, yaml.MappingNode):  # a tag such as `!!set` before a plain value
             return super().construct_mapping(node, deep)
@@ -43,7 +43,7 @@ class Lined(dict[Any, Any]):
 class _WithLines(_Once):
     """Makes every mapping a `Lined`."""
 
-    def construct_yaml_map(self, node: yaml.MappingNode) -> Iterator[Lined]:
+    def lined(self, node: yaml.MappingNode) -> Iterator[Lined]:
         """Build a mapping in two steps, as PyYAML does."""
         found = Lined()
         found.lines = {}
@@ -52,7 +52,7 @@ class _WithLines(_Once):
         found.lines = {self.construct_object(key, deep=True): key.start_mark.line + 1 for key, _ in node.value}
 
 
-_WithLines.add_constructor("tag:yaml.org,2002:map", _WithLines.construct_yaml_map)
+_WithLines.add_constructor("tag:yaml.org,2002:map", _WithLines.lined)
 
 
 def read_yaml(path: Path, what: str, sample: str, *, lines: bool = False) -> Any:

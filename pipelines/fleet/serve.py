@@ -9,6 +9,7 @@ import click
 
 from ...deploy.app import Access
 from ...deploy.desk import RETRY_S
+from ...deploy.hosts import machine_names
 from ...deploy.server import check_port, is_loopback, start_server, stop_server
 from ...methods.errors import ConfigError, EverlineError
 from ...platform.actor import answer, start_line
@@ -32,6 +33,11 @@ from .lines import ready_for_lines
     help="A proxy, or a network of them, whose X-Forwarded-For is believed; repeatable. Else the header is ignored.",
 )  # fmt: skip
 @click.option(
+    "--allow-host", "hosts", multiple=True, metavar="NAME",
+    help="A name that clients may ask the server by, besides localhost, addresses, --host and the machine's own name; "
+    "repeatable.",
+)  # fmt: skip
+@click.option(
     "--patience", type=click.FloatRange(0, 3600), default=RETRY_S, show_default=True,
     help="Seconds that a request waits for a line that is down or full; then it is answered 503.",
 )  # fmt: skip
@@ -44,6 +50,7 @@ def serve(
     open_to_all: bool,
     rate: float,
     proxies: tuple[str, ...],
+    hosts: tuple[str, ...],
     patience: float,
 ) -> None:
     """Start the lines of a fleet and answer HTTP requests with their current versions, until Ctrl-C.
@@ -53,7 +60,7 @@ def serve(
     """
     fleet = read_fleet(fleet_file)
     check_port(host, port)
-    access = access_at(host, tokens, tokens_for_all, open_to_all, rate, proxies)
+    access = access_at(host, tokens, tokens_for_all, open_to_all, rate, proxies, hosts)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -88,6 +95,7 @@ def access_at(
     open_to_all: bool,
     rate: float,
     proxies: tuple[str, ...] = (),
+    hosts: tuple[str, ...] = (),
 ) -> Access:
     """Who may do what at an address. Raises ConfigError where others could reach it and none had to have a token."""
     if tokens is None and not open_to_all and not is_loopback(host):
@@ -97,6 +105,8 @@ def access_at(
         )
     if rate < 0:
         raise ConfigError("--rate: at least 0.")
-    access = Access(tokens and tokens.resolve(), for_all, tokens is None, rate, proxies=proxies)
+    machine = (host, *machine_names())  # a replica may be on another machine, which has another name
+    file = tokens and tokens.resolve()
+    access = Access(file, for_all, tokens is None, rate, proxies=proxies, hosts=hosts, machine=machine)
     access.rules()
     return access

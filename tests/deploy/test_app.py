@@ -149,7 +149,7 @@ class Bench:
         )
         self.failed: list[str] = []
         app = application(self.desk, body_limit=LIMIT, failed=self.failed.append)
-        self.http = TestClient(app, raise_server_exceptions=False)
+        self.http = TestClient(app, "http://localhost", raise_server_exceptions=False)
 
     def publish(self, number: int, state: State | None = None) -> None:
         self.registry.states[number] = state or taught(10 * number)

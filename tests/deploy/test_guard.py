@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import socket
 import stat
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ class Desk:
 
 def client(peer: str = "127.0.0.1", **rules: Any) -> TestClient:
     app = application(Desk(), rules=Rules(**rules))  # type: ignore[arg-type]
-    return TestClient(app, raise_server_exceptions=False, client=(peer, 50000))
+    return TestClient(app, "http://localhost:8000", raise_server_exceptions=False, client=(peer, 50000))
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -178,12 +180,94 @@ def test_without_tokens_a_server_that_is_not_open_changes_nothing() -> None:
     assert shut.get("/lines").status_code == 200
 
 
-def test_a_page_of_another_site_changes_nothing_here() -> None:
-    http = client()
-    for site in ("cross-site", "same-site"):
-        refused = http.post(ROLLBACK, headers={"Sec-Fetch-Site": site})
-        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "other_site")
-    assert http.post(ROLLBACK, headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
+HERE = "http://localhost:8000"
+OTHER_PAGES = [  # headers that a browser sends with the request of another site's page
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "cross-site", "Origin": HERE},
+    {"Origin": "http://evil.example"},  # over plain http by a name a browser sends no Sec-Fetch-Site
+    {"Origin": "http://localhost"},
+    {"Origin": "http://localhost:9000"},
+    {"Origin": "http://localhost:8000.evil.example"},
+    {"Origin": "http://evil.example:8000"},
+    {"Origin": "http://localhost:8000@evil.example"},
+    {"Origin": "null"},  # a sandboxed frame, a file
+    {"Origin": "file://"},
+    {"Origin": HERE, "Host": "127.0.0.1:8000"},
+    {"Origin": "http://inspection.plant:9000"},
+]
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_page_of_another_site_changes_nothing_here(tmp_path: Path, tokens: bool) -> None:
+    token = bearer(make_token(tmp_path / "t", "boss", ("inspect", "change")))
+    http = client(tokens=Tokens(tmp_path / "t")) if tokens else client(hosts=("inspection.plant",))
+    for headers, path in product(OTHER_PAGES, (ROLLBACK, "/lines/mono/inspect", "/lines/mono/feedback")):
+        refused = http.post(path, content=b"x", headers={**headers, **token})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "other_site"), headers
+        assert "--allow-host" in refused.json()["error"]["message"]
+        assert http.get("/lines", headers=headers).status_code == 200  # no page of another origin can read the answer
+
+
+OWN_PAGES: list[dict[str, str]] = [
+    {},
+    {"Origin": HERE},
+    {"Origin": "http://LOCALHOST:8000"},
+    {"Sec-Fetch-Site": "same-origin", "Origin": HERE},
+    {"Sec-Fetch-Site": "none"},
+    {"Host": "localhost", "Origin": "http://localhost:80"},
+    {"Host": "localhost:443", "Origin": "https://localhost"},
+    {"Host": "[::1]:8000", "Origin": "http://[::1]:8000"},
+    {"Host": "10.0.0.7", "Origin": "https://inspection.plant"},  # a proxy that sends its own Host
+    {"Sec-Fetch-Site": "same-origin", "Origin": "https://inspection.plant"},
+]
+
+
+def test_a_page_of_the_server_and_who_is_no_browser_may_change() -> None:
+    http = client(hosts=("inspection.plant",))
+    assert [http.post(ROLLBACK, headers=headers).status_code for headers in OWN_PAGES] == [200] * len(OWN_PAGES)
+
+
+STRANGE_HOSTS = (
+    "evil.example", "evil.example:8000", "localhost.evil.example", "localhost:8000@evil.example", "evil.example\xff",
+    "127.0.0.1.evil.example", "127.1", "", "[", "[evil.example]", "a b", "localhost:", "localhost:99999999", "x.plant",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/health", "/docs", "/static/page.js", "/lines", "/lines/mono/image?id=a", "/no"]
+)
+def test_a_name_that_leads_here_by_another_s_dns_is_not_answered(path: str) -> None:
+    http = client(hosts=("inspection.plant",), machine=("press-7",))
+    for host in STRANGE_HOSTS:
+        refused = http.get(path, headers={"Host": host.encode("latin-1")})  # type: ignore[dict-item]
+        assert (refused.status_code, refused.json()["error"]["code"]) == (421, "unknown_host"), host
+        assert "--allow-host" in refused.json()["error"]["message"]
+        assert refused.headers["x-request-id"] == refused.json()["error"]["request_id"]
+
+
+def test_a_server_answers_to_its_names_and_to_addresses() -> None:
+    http = client(hosts=("inspection.plant",), machine=("press-7",))
+    for host in (
+        "localhost", "LOCALHOST:1", "127.0.0.1:8000", "192.0.2.7", "[::1]", "[2001:db8::7]:8000", "inspection.plant",
+        "Inspection.Plant.:443", "press-7:8000",
+    ):  # fmt: skip
+        assert http.get("/lines", headers={"Host": host}).is_success, host
+
+
+def test_two_hosts_are_not_answered_where_one_is_unknown() -> None:
+    twice = [("Host", "localhost"), ("Host", "evil.example")]
+    assert client().get("/lines", headers=twice).status_code == 421  # type: ignore[arg-type]
+
+
+def test_the_command_line_names_the_hosts_of_a_server() -> None:
+    own = socket.gethostname().lower()
+    rules = access_at("0.0.0.0", None, False, True, 0, (), ("Inspection.plant", "localhost", "10.0.0.7")).rules()
+    assert rules.hosts == ("inspection.plant",) and own in rules.machine
+    assert "press.plant" in access_at("press.plant", None, False, True, 0).rules().machine
+    for wrong in ("http://a.plant", "a.plant:8000", "a b", "", "*", "a/b"):
+        with pytest.raises(ConfigError, match="without scheme or port"):
+            access_at("127.0.0.1", None, False, False, 0, (), (wrong,))
 
 
 def test_who_comes_too_often_is_told_when_to_come_again() -> None:

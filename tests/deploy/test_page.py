@@ -86,7 +86,7 @@ class Bench:
         self.line, self.registry = Line(), Registry()
         fleet = Fleet(store=folder, tracking="", lines={"mono": self.line._settings()})
         self.desk = Desk(fleet, poll_s=60, handle=lambda _: self.line, versions=lambda *_: self.registry)
-        self.http = TestClient(application(self.desk), raise_server_exceptions=False)
+        self.http = TestClient(application(self.desk), "http://localhost", raise_server_exceptions=False)
 
 
 @pytest.fixture
