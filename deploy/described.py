@@ -17,7 +17,8 @@ from .guard import FREE, Rules, right
 ABOUT = """\
 Inspect images, watch lines, and take back versions. Every error has one shape, `{"error": {"code", "message",
 "request_id"}}`; a 429 or 503 says in `Retry-After` when to send the same thing again. An image that was sent twice
-under one id is learned once."""
+under one id is learned once. Where the server has tokens, only images that come with one that may `inspect` are
+learned."""
 TAGS = {
     "inspect": "An image in, a verdict out.",
     "lines": "What runs, its state, and its versions.",
@@ -94,7 +95,9 @@ class Verdict(BaseModel):
     """The answer to an image."""
 
     line: str
-    id: str
+    id: str = Field(
+        description="as given, or made; of a sender without the token that the server asks for: unknown:..."
+    )
     record: int = Field(description="its number in the line's log")
     verdict: str = Field(
         description="learning: no version knows the product, or its light, yet",
@@ -105,7 +108,10 @@ class Verdict(BaseModel):
     threshold: float | None = Field(description="the highest score that passes; null: none")
     version: int | None
     calibrated: bool = Field(default=False, description="whether the threshold can promise the false-reject rate")
-    admitted: bool = Field(default=False, description="whether the line learns from it")
+    admitted: bool = Field(
+        default=False,
+        description="whether the line learns from it; where the server has tokens, never without one that may inspect",
+    )
     duplicate: bool = Field(default=False, description="its id was in the log already: it is not learned again")
     map_png: str | None = Field(default=None, description="with map=true: the anomaly map as PNG in base64")
     map_overlay: str | None = Field(default=None, description="with map=overlay: the image under it, PNG in base64")

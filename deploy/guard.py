@@ -1,6 +1,7 @@
 """Who is let in, how often, and for how long: stands between a request's envelope and the routes.
 
-A request that may go on has its holder's name in `scope["everline.who"]`, empty where nobody was asked.
+A request that may go on has its holder's name in `scope["everline.who"]`, empty where nobody was asked, and in
+`scope["everline.known"]` whether lines may learn from the images that it brings.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .answers import problem
 from .hosts import answers_to, is_own_page
-from .tokens import Tokens
+from .tokens import Holder, Tokens
 
 CLIENTS = 4096  # whose rates are remembered; the one that was longest silent is forgotten
 FREE = re.compile(r"/|/docs|/health|/static/[a-z.]+")  # the pages themselves; what one shows needs a token
@@ -42,6 +43,10 @@ class Rules:
         if needed == "change":
             return self.tokens is not None or not self.open
         return self.all
+
+    def may_teach(self, holder: Holder | None) -> bool:
+        """Whether lines may learn from the images of this holder: where there are tokens, of nobody without one."""
+        return self.tokens is None or (holder is not None and "inspect" in holder.may)
 
 
 class Rate:
@@ -106,6 +111,7 @@ class Guard:
             await _other_site(scope, headers.get(b"origin", "another site"), hosts)(scope, receive, send)
         else:
             scope["everline.who"] = holder.name if holder else ""
+            scope["everline.known"] = self.rules.may_teach(holder)
             await self._in_time(scope, receive, send)
 
     def _from_own_page(self, headers: Mapping[bytes, str], hosts: list[str]) -> bool:

@@ -84,7 +84,7 @@ class Lines(Protocol):
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
     async def inspect(
-        self, line: str, data: bytes, id: str, learn: bool, want_map: str, request: str
+        self, line: str, data: bytes, id: str, learn: bool, want_map: str, request: str, known: bool
     ) -> dict[str, Any]: ...
     async def lines(self) -> list[dict[str, Any]]: ...
     async def line(self, line: str) -> dict[str, Any]: ...
@@ -171,29 +171,36 @@ def _add_routes(app: FastAPI, lines: Lines, failed: Callable[[str], None]) -> No
     ) -> Any:
         """Judge an image (raw body or multipart) and hand it to the line, which logs it and may learn from it.
 
+        Where the server has tokens, it is learned only with one that may `inspect`; without, the answer says
+        `admitted: false`, and its id begins with `unknown:`.
+
         `map=true`: with the map as PNG; `overlay`: as PNG over the image; `raw`: its float32 values as .npy. With
         `Accept: image/png` that picture (the overlay, unless `map=true`) is the body, and the answer a header.
         """
         upload = await _upload(request)
         image_id = own or id or default_id(upload)
-        asked = request.scope["everline.request_id"]
+        asked, known = request.scope["everline.request_id"], request.scope["everline.known"]
         as_picture = request.headers.get("accept") == "image/png"
         kind = want_map if isinstance(want_map, str) else "png" if want_map else "overlay" if as_picture else ""
-        answer = await lines.inspect(line, upload.data, image_id, learn, kind, asked)
+        answer = await lines.inspect(line, upload.data, image_id, learn, kind, asked, known)
         return _picture(answer) if as_picture and kind != "raw" else Finite(answer)
 
     @app.post("/lines/{line}/inspect/batch", **described.BATCH)
     async def inspect_batch(request: Request, line: str, learn: bool = True) -> Any:
-        """Judge the images of a form one after the other, in its order; each has its own answer, or its own error."""
+        """Judge the images of a form one after the other, in its order; each has its own answer, or its own error.
+
+        They are learned under the same condition as a single image.
+        """
         answers, down = list[dict[str, Any]](), dict[str, Any]()
+        asked, known = request.scope["everline.request_id"], request.scope["everline.known"]
         for upload in await _uploads(request):
             id = default_id(upload)
             if down:  # nobody answers: the rest is not tried, and not recorded
                 answers.append({**down, "id": id})
                 continue
             try:
-                asked = request.scope["everline.request_id"]
-                answers.append({"status": 200, **await lines.inspect(line, upload.data, id, learn, "", asked)})
+                answer = await lines.inspect(line, upload.data, id, learn, "", asked, known)
+                answers.append({"status": 200, **answer})
             except UnknownLine:  # so it is for all of them
                 raise
             except (EverlineError, TimeoutError) as error:

@@ -24,7 +24,7 @@ from .lines import ready_for_lines
 @fleet_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, help="Port to listen on.")
-@click.option("--tokens", type=click.Path(path_type=Path), help="Who may change something: see `everline token`.")
+@click.option("--tokens", type=click.Path(path_type=Path), help="Who may change and teach: see `everline token`.")
 @click.option("--tokens-for-all", is_flag=True, help="Reading and inspecting need a token, too.")
 @click.option("--open", "open_to_all", is_flag=True, help="Whoever can reach it may change everything, without token.")
 @click.option("--rate", default=0.0, help="Requests a second of one token or address; 0: any number.")
@@ -56,7 +56,7 @@ def serve(
     """Start the lines of a fleet and answer HTTP requests with their current versions, until Ctrl-C.
 
     The routes are described at /docs, for machines at /openapi.json. Images that are inspected are logged, and
-    learned from unless the request says learn=false.
+    learned from unless the request says learn=false, or comes without a token where --tokens is given.
     """
     fleet = read_fleet(fleet_file)
     check_port(host, port)

@@ -25,7 +25,7 @@ def before(served: Served, scrape: Scrape) -> Samples:
 @pytest.fixture(scope="module")
 def answers(served: Served, before: Samples, parts: list[bytes]) -> list[dict[str, Any]]:
     """What `counted` was shown before anybody looks: sixty images, some of them again, and what is none."""
-    client = served.client()
+    client = served.client(served.tokens["inspect"])
     answers = [client.inspect("counted", data) for data in parts[:40]]
     until(lambda: client.get("/lines/counted")["serving_version"] is not None)
     answers += [client.inspect("counted", data) for data in parts[40:]]
