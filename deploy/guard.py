@@ -1,7 +1,8 @@
 """Who is let in, how often, and for how long: stands between a request's envelope and the routes.
 
-A request that may go on has its holder's name in `scope["everline.who"]`, empty where nobody was asked, and in
-`scope["everline.known"]` whether lines may learn from the images that it brings.
+A request that may go on has its holder's name in `scope["everline.who"]`, empty where nobody was asked, in
+`scope["everline.client"]` whose rate it counts for, and in `scope["everline.known"]` whether lines may learn from the
+images that it brings.
 """
 
 import asyncio
@@ -111,6 +112,7 @@ class Guard:
             await _other_site(scope, headers.get(b"origin", "another site"), hosts)(scope, receive, send)
         else:
             scope["everline.who"] = holder.name if holder else ""
+            scope["everline.client"] = client
             scope["everline.known"] = self.rules.may_teach(holder)
             await self._in_time(scope, receive, send)
 

@@ -145,7 +145,15 @@ def application(
 
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every form that is none
     # FastAPI's own pages would load scripts from the internet, which a plant may not have; see manual.py.
-    app = FastAPI(title="everline", lifespan=lifespan, docs_url=None, redoc_url=None, default_response_class=Finite)
+    # A redirect to the address without its last slash would name the Host as it came, and http behind a proxy's TLS.
+    app = FastAPI(
+        title="everline",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        default_response_class=Finite,
+    )
     app.add_middleware(Guard, rules=rules)
     if rules.proxies:  # the guard then sees the right-most address that is none of theirs
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[*rules.proxies])
@@ -153,7 +161,7 @@ def application(
     _handle_errors(app)
     _add_routes(app, lines, failed)
     tasks.add(app, lines)
-    page.add(app, lines)
+    page.add(app, lines, rules.tokens is not None)
     manual.add(app)
     described.describe(app, rules)
     return app
