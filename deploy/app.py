@@ -4,6 +4,7 @@ In a Serve config file: `import_path: everline.deploy.app:build` with `args: {fl
 """
 
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..platform import metrics
 from ..platform.settings import Fleet, parse_fleet, read_fleet
 from .desk import RETRY_S, Desk
 from .guard import Rules
+from .hosts import checked_names, machine_names
 from .tokens import Tokens
 from .web import BODY_LIMIT, application
 
@@ -29,6 +31,8 @@ class Args(BaseModel):
     tokens: path of the tokens file; without one nothing can be changed unless `open`. tokens_for_all: reading and
     inspecting need one, too. rate: requests a second of a token or address (0: any number), `burst` at once.
     timeout_s: until an answer begins. patience_s: how long a request waits for a line that is down or has no room.
+    trusted_proxies: addresses and networks whose X-Forwarded-For tells a client's address; else the header is ignored.
+    allowed_hosts: names that clients may ask the server by, besides localhost, addresses, and the machine's own name.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -43,6 +47,8 @@ class Args(BaseModel):
     burst: int = Field(default=20, ge=1, le=10_000)
     timeout_s: float = Field(default=120, ge=1, le=3600)
     patience_s: float = Field(default=RETRY_S, ge=0, le=3600)
+    trusted_proxies: list[str] = []
+    allowed_hosts: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -55,13 +61,29 @@ class Access:
     rate: float = 0.0
     burst: int = 20
     timeout_s: float = 120.0
+    proxies: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    machine: tuple[str, ...] = ()
 
     def rules(self) -> Rules:
-        """Raises ConfigError."""
+        """Read the tokens and check the rest. Raises ConfigError."""
         if self.all and self.tokens is None:
             raise ConfigError("tokens for all, but no tokens file: name one (`everline token NAME` makes it).")
+        for proxy in self.proxies:
+            _check_network(proxy)
         tokens = Tokens(self.tokens) if self.tokens else None
-        return Rules(tokens, self.all, self.open, self.rate, self.burst, self.timeout_s)
+        hosts, machine = checked_names(self.hosts), checked_names((*self.machine, *machine_names()))
+        return Rules(tokens, self.all, self.open, self.rate, self.burst, self.timeout_s, self.proxies, hosts, machine)
+
+
+def _check_network(text: str) -> None:
+    """Raise ConfigError for what is neither an address nor a network."""
+    try:
+        ip_network(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"trusted proxy {text!r}: expected an address such as 10.0.0.7 or a network such as 10.0.0.0/24 ({error})."
+        ) from error
 
 
 def build(args: Args) -> Application:
@@ -70,7 +92,16 @@ def build(args: Args) -> Application:
     Raises ConfigError, UnknownName.
     """
     tokens = Path(args.tokens).resolve() if args.tokens else None
-    access = Access(tokens, args.tokens_for_all, args.open, args.rate, args.burst, args.timeout_s)
+    access = Access(
+        tokens,
+        args.tokens_for_all,
+        args.open,
+        args.rate,
+        args.burst,
+        args.timeout_s,
+        tuple(args.trusted_proxies),
+        tuple(args.allowed_hosts),
+    )
     fleet = parse_fleet(args.fleet, Path.cwd()) if isinstance(args.fleet, dict) else read_fleet(Path(args.fleet))
     return bind(
         fleet,

@@ -17,7 +17,8 @@ from .guard import FREE, Rules, right
 ABOUT = """\
 Inspect images, watch lines, and take back versions. Every error has one shape, `{"error": {"code", "message",
 "request_id"}}`; a 429 or 503 says in `Retry-After` when to send the same thing again. An image that was sent twice
-under one id is learned once."""
+under one id is learned once. Where the server has tokens, only images that come with one that may `inspect` are
+learned."""
 TAGS = {
     "inspect": "An image in, a verdict out.",
     "lines": "What runs, its state, and its versions.",
@@ -32,6 +33,7 @@ CODES = {  # status: the codes that an error of it may have, and when
     405: (("method_not_allowed",), "Another method is for this address."),
     413: (("too_large",), "The body is above the limit."),
     415: (("unsupported_media_type",), "The body is of another media type."),
+    421: (("unknown_host",), "The header Host names no host that this server answers to (`--allow-host`)."),
     422: (("invalid",), "A parameter, or the body, is not what it has to be."),
     429: (("dropped", "too_many_requests"), "Too often; or the line is full, and set to drop."),
     431: (("headers_too_large",), "The request's headers are above the limit."),
@@ -56,7 +58,7 @@ IMAGE_KINDS = ("image/png", "image/jpeg", "image/bmp", "image/tiff", "image/webp
 BINARY = {"type": "string", "format": "binary"}
 EVENT = {"type": "object", "properties": {"event": {"enum": ["line", "image"]}, "data": {"type": "string"}}}
 PRINTABLE: dict[str, Any] = {"format": "printable"}  # of a text: all its characters can be printed
-GUARD = (401, 403, 429, 431, 500, 504)  # errors that any request may meet
+GUARD = (401, 403, 421, 429, 431, 500, 504)  # errors that any request may meet
 PARAMETERS = {  # name: what it is, where its route does not say
     "line": "a line of the fleet; GET /lines has them",
     "learn": "false: judge it only",
@@ -93,7 +95,9 @@ class Verdict(BaseModel):
     """The answer to an image."""
 
     line: str
-    id: str
+    id: str = Field(
+        description="as given, or made; of a sender without the token that the server asks for: unknown:..."
+    )
     record: int = Field(description="its number in the line's log")
     verdict: str = Field(
         description="learning: no version knows the product, or its light, yet",
@@ -104,7 +108,10 @@ class Verdict(BaseModel):
     threshold: float | None = Field(description="the highest score that passes; null: none")
     version: int | None
     calibrated: bool = Field(default=False, description="whether the threshold can promise the false-reject rate")
-    admitted: bool = Field(default=False, description="whether the line learns from it")
+    admitted: bool = Field(
+        default=False,
+        description="whether the line learns from it; where the server has tokens, never without one that may inspect",
+    )
     duplicate: bool = Field(default=False, description="its id was in the log already: it is not learned again")
     map_png: str | None = Field(default=None, description="with map=true: the anomaly map as PNG in base64")
     map_overlay: str | None = Field(default=None, description="with map=overlay: the image under it, PNG in base64")

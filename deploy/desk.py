@@ -93,11 +93,12 @@ class Desk:
         self._watch.shutdown(wait=False, cancel_futures=True)
 
     async def inspect(
-        self, line: str, data: bytes, id: str, learn: bool, want_map: str, request: str = ""
+        self, line: str, data: bytes, id: str, learn: bool, want_map: str, request: str = "", known: bool = True
     ) -> dict[str, Any]:
         """An encoded image -> the fields of `Inspection`, once the line has it durably; with its map on request.
 
-        want_map: one of scoring.MAPS, or empty. request: the id of the HTTP request, which the record keeps.
+        want_map: one of scoring.MAPS, or empty. request: the id of the HTTP request, which the record keeps. known:
+        whether the sender may teach the line (platform/line.py).
 
         A line that is coming back, or has no room for another image, is waited for; its id keeps an image from being
         learned twice. Raises UnknownLine, ImageError, ConfigError, StoreError, NoSpace, TrackingError, Busy, Dropped,
@@ -108,7 +109,8 @@ class Desk:
             raise TrackingError(counter.problem)
         began = time.monotonic()
         seen = await self._seen(counter, data, want_map)
-        answer = await self._insist(line, "record", data, seen.features, seen.moments, seen.scored, id, learn, request)
+        judged = seen.features, seen.moments, seen.scored
+        answer = await self._insist(line, "record", data, *judged, id, learn, request, known)
         metrics.inspected(line, time.monotonic() - began)
         return {**answer, **(seen.map or {MAPS[want_map]: None, "map_range": None})} if want_map else answer
 

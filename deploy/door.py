@@ -4,16 +4,20 @@ A proxy asks `middlewares` for it where its environment has RAY_SERVE_HTTP_PROXY
 everline.deploy.door:middlewares, as in every cluster that everline starts (platform/cluster.py).
 """
 
+import os
 import re
+import uuid
 from asyncio import TimerHandle, Transport
 
 import uvicorn.config
 from starlette.middleware import Middleware
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .answers import HEADERS_LIMIT, REQUEST_ID, RETRY_AFTER_S, problem
 
+HEALTHZ = "/-/healthz"  # of Serve: says `success`, for load balancers
 HEAD_S = 30.0  # in which a request's headers must be there
 OBEYED = re.compile(rb"serve_multiplexed_model_id|x_session_id|x_request_(timeout_seconds|disconnect_disabled)")
 READ = 2**18  # bytes that asyncio hands over at once
@@ -25,30 +29,45 @@ REFUSALS = {  # the proxy's own, which are plain text; those of the application 
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve puts round its proxy; the server that it then starts is bounded, too."""
+    """What Serve puts round its proxy; the server that it then starts is bounded, too.
+
+    That server leaves a client's address as it is: uvicorn would take it from the header X-Forwarded-For of anybody on
+    this machine. Which proxies are trusted is a server's own setting (`Rules.proxies`).
+    """
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:Bounded"
+    os.environ["FORWARDED_ALLOW_IPS"] = ""
     return [Middleware(Door)]
 
 
 class Door:
     """Takes out of a request what Ray Serve would obey (a time-out, a model) or cannot decode (and answer by 500).
 
-    Where the proxy itself refuses a request, the answer gets the shape of all our errors.
+    Where the proxy itself refuses a request, the answer gets the shape of all our errors. Serve's own addresses
+    (/-/routes) are not served, but for its health: no token and no rate would stand before them.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] == "http" and scope["path"].startswith("/-/") and scope["path"] != HEALTHZ:
+            await _not_found(scope)(scope, receive, send)
+        elif scope["type"] == "http":
             scope["headers"] = [header for header in scope["headers"] if _passes(*header)]
             await self.app(scope, receive, _in_our_shape(scope, receive, send))
         else:
             await self.app(scope, receive, send)
 
 
+def _not_found(scope: Scope) -> JSONResponse:
+    """The answer to an address of Serve's own."""
+    given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
+    id = scope["everline.request_id"] = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return problem(scope, 404, *REFUSALS[404], {"X-Request-Id": id})
+
+
 def _in_our_shape(scope: Scope, receive: Receive, send: Send) -> Send:
-    """`send` that says a refusal of the proxy's in our words."""
+    """`send` that says a refusal of the proxy's in our words, and the id of a request once."""
     refused = False
 
     async def answer(message: Message) -> None:
@@ -62,9 +81,18 @@ def _in_our_shape(scope: Scope, receive: Receive, send: Send) -> Send:
                 said = {"X-Request-Id": id} | ({"Retry-After": str(RETRY_AFTER_S)} if message["status"] == 503 else {})
                 await problem(scope, message["status"], *REFUSALS[message["status"]], said)(scope, receive, send)
         if not refused:
+            if message["type"] == "http.response.start":
+                _say_id_once(message)
             await send(message)
 
     return answer
+
+
+def _say_id_once(message: Message) -> None:
+    """Keep one X-Request-Id: the application says it, and Serve again."""
+    ids = [header for header in message["headers"] if header[0].lower() == b"x-request-id"]
+    others = [header for header in message["headers"] if header[0].lower() != b"x-request-id"]
+    message["headers"] = [*others, *ids[:1]]
 
 
 def _passes(name: bytes, value: bytes) -> bool:

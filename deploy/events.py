@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..methods.errors import Busy, EverlineError
@@ -18,6 +19,8 @@ PERIOD_S = 1.0
 HEARTBEAT_S = 10.0
 PATIENCE_S = 5.0  # for a line to answer, in one look
 LISTENERS = 16  # a replica has places for 64 requests, and each listener takes one for as long as it stays
+OF_ONE_CLIENT = 8  # of them, for one token or address
+FOR_HOLDERS = 4  # of them, that only holders of a token get, where the server has tokens
 BEHIND = 256  # events that a listener may be behind
 ROWS = 50  # of each line, that are looked at
 
@@ -30,22 +33,36 @@ class Watched(Protocol):
     def health(self) -> dict[str, Any]: ...
 
 
+@dataclass(frozen=True)
+class Listener:
+    """Who listens: a client as the guard knows it, and whether it has a token."""
+
+    client: str
+    holder: bool
+
+
+NOBODY = Listener("", False)
+
+
 class Events:
     """Looks at the lines while anybody listens, and tells everybody the same."""
 
-    def __init__(self, lines: Watched, *, period_s: float = PERIOD_S, listeners: int = LISTENERS) -> None:
-        self.lines, self.period_s, self.listeners = lines, period_s, listeners
-        self._queues: set[asyncio.Queue[bytes | None]] = set()
+    def __init__(
+        self, lines: Watched, *, period_s: float = PERIOD_S, listeners: int = LISTENERS, for_holders: int = 0
+    ) -> None:
+        """for_holders: places of `listeners` that only holders of a token get."""
+        self.lines, self.period_s, self.listeners, self.for_holders = lines, period_s, listeners, for_holders
+        self._queues: dict[asyncio.Queue[bytes | None], Listener] = {}
         self._status: dict[str, bytes] = {}  # the last event of each line
         self._seen: dict[str, dict[int, Any]] = {}  # of each line: record -> label
         self._looking: asyncio.Task[None] | None = None
 
-    async def listen(self) -> AsyncIterator[bytes]:
+    async def listen(self, who: Listener = NOBODY) -> AsyncIterator[bytes]:
         """The stream of one listener, which begins with the lines as they are known. It ends for one that is slow."""
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(BEHIND)
         for known in self._status.values():
             queue.put_nowait(known)
-        self._queues.add(queue)
+        self._queues[queue] = who
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._keep_looking())
         try:
@@ -62,9 +79,16 @@ class Events:
         finally:
             self._leave(queue)
 
-    def check(self) -> None:
-        """Raises Busy where as many listen as may."""
-        if len(self._queues) >= self.listeners:
+    def check(self, who: Listener = NOBODY) -> None:
+        """Raise Busy where as many listen as may: of this client, of all without a token, or of all."""
+        there = list(self._queues.values())
+        if there.count(who) >= OF_ONE_CLIENT:
+            raise Busy(f"{OF_ONE_CLIENT} pages of this client listen to this server already; close one and try again.")
+        most = self.listeners - self.for_holders
+        strangers = sum(not one.holder for one in there)
+        if not who.holder and strangers >= most:
+            raise Busy(f"{most} pages without a token listen to this server already; close one, or use a token.")
+        if len(there) - strangers + min(strangers, most) >= self.listeners:
             raise Busy(f"{self.listeners} pages listen to this server already; close one and try again.")
 
     def end(self) -> None:
@@ -73,13 +97,13 @@ class Events:
             self._dismiss(queue)
 
     def _leave(self, queue: asyncio.Queue[bytes | None]) -> None:
-        self._queues.discard(queue)
+        self._queues.pop(queue, None)
         if not self._queues and self._looking is not None:
             self._looking.cancel()
             self._looking, self._seen, self._status = None, {}, {}
 
     def _dismiss(self, queue: asyncio.Queue[bytes | None]) -> None:
-        self._queues.discard(queue)
+        self._queues.pop(queue, None)
         while not queue.empty():
             queue.get_nowait()
         queue.put_nowait(None)

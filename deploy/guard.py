@@ -1,6 +1,8 @@
 """Who is let in, how often, and for how long: stands between a request's envelope and the routes.
 
-A request that may go on has its holder's name in `scope["everline.who"]`, empty where nobody was asked.
+A request that may go on has its holder's name in `scope["everline.who"]`, empty where nobody was asked, in
+`scope["everline.client"]` whose rate it counts for, and in `scope["everline.known"]` whether lines may learn from the
+images that it brings.
 """
 
 import asyncio
@@ -12,10 +14,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .answers import problem
-from .tokens import Tokens
+from .hosts import answers_to, is_own_page
+from .tokens import Holder, Tokens
 
 CLIENTS = 4096  # whose rates are remembered; the one that was longest silent is forgotten
 FREE = re.compile(r"/|/docs|/health|/static/[a-z.]+")  # the pages themselves; what one shows needs a token
@@ -31,12 +35,19 @@ class Rules:
     rate: float = 0.0  # requests a second of one token or address, in each replica; 0: any number
     burst: int = 20  # that may come at once
     timeout_s: float = 120.0  # until an answer begins
+    proxies: tuple[str, ...] = ()  # addresses and networks whose X-Forwarded-For is believed
+    hosts: tuple[str, ...] = ()  # names that the server answers to, and whose pages may change something
+    machine: tuple[str, ...] = ()  # names that it answers to as well; localhost and all addresses need not be named
 
     def asks(self, needed: str) -> bool:
         """Whether a token is asked for, of who wants to `read`, `inspect` or `change`."""
         if needed == "change":
             return self.tokens is not None or not self.open
         return self.all
+
+    def may_teach(self, holder: Holder | None) -> bool:
+        """Whether lines may learn from the images of this holder: where there are tokens, of nobody without one."""
+        return self.tokens is None or (holder is not None and "inspect" in holder.may)
 
 
 class Rate:
@@ -58,14 +69,21 @@ class Rate:
 
 
 class Guard:
-    """The rules, applied to every request but those for /health and the pages' own files."""
+    """The rules, applied to every request; those for /health and the pages' own files need only name this server."""
 
     def __init__(self, app: ASGIApp, rules: Rules) -> None:
         self.app, self.rules = app, rules
         self._rate = Rate(rules.rate, rules.burst) if rules.rate else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or FREE.fullmatch(scope["path"]):
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        hosts = [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == b"host"]
+        if not answers_to(hosts, (*self.rules.hosts, *self.rules.machine)):
+            await _unknown_host(scope, hosts[0])(scope, receive, send)
+            return
+        if FREE.fullmatch(scope["path"]):
             await self.app(scope, receive, send)
             return
         headers = {key.lower(): value.decode("latin-1") for key, value in scope["headers"]}
@@ -90,12 +108,16 @@ class Guard:
             login = f'Bearer realm="everline", error="insufficient_scope", scope="{needed}"'
             text = f"the token of {holder.name} may not {needed}, only {', '.join(holder.may)}."
             await problem(scope, 403, "forbidden", text, {"WWW-Authenticate": login})(scope, receive, send)
-        elif holder is None and needed != "read" and headers.get(b"sec-fetch-site") in ("cross-site", "same-site"):
-            text = "a page of another site asked for this; without a token that is refused."
-            await problem(scope, 403, "other_site", text)(scope, receive, send)
+        elif needed != "read" and not self._from_own_page(headers, hosts):
+            await _other_site(scope, headers.get(b"origin", "another site"), hosts)(scope, receive, send)
         else:
             scope["everline.who"] = holder.name if holder else ""
+            scope["everline.client"] = client
+            scope["everline.known"] = self.rules.may_teach(holder)
             await self._in_time(scope, receive, send)
+
+    def _from_own_page(self, headers: Mapping[bytes, str], hosts: list[str]) -> bool:
+        return is_own_page(headers.get(b"origin", ""), headers.get(b"sec-fetch-site", ""), hosts, self.rules.hosts)
 
     async def _in_time(self, scope: Scope, receive: Receive, send: Send) -> None:
         timer = asyncio.timeout(self.rules.timeout_s)
@@ -112,6 +134,23 @@ class Guard:
                 raise
             text = f"no answer within {self.rules.timeout_s:g} s; send the same image again under the same id."
             await problem(scope, 504, "timeout", text)(scope, receive, send)
+
+
+def _unknown_host(scope: Scope, host: str) -> JSONResponse:
+    text = (
+        f"this server does not answer to the name {host[:80]!r}. If the name is its own, start it with --allow-host "
+        "and that name without port (in a Serve config: allowed_hosts)."
+    )
+    return problem(scope, 421, "unknown_host", text)
+
+
+def _other_site(scope: Scope, origin: str, hosts: list[str]) -> JSONResponse:
+    text = (
+        f"a page of {origin[:80]!r} asked for this, and only pages of {', '.join(hosts)[:80]!r} may. If the page is "
+        "this server's own, behind a proxy that changes the header Host, start the server with --allow-host and the "
+        "page's name (in a Serve config: allowed_hosts)."
+    )
+    return problem(scope, 403, "other_site", text)
 
 
 def right(scope: Mapping[str, Any]) -> str:

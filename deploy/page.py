@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..platform.images import decode, suffix_of
 from ..platform.pictures import jpeg, shrink
 from . import described
-from .events import Events
+from .events import FOR_HOLDERS, Events, Listener
 
 STATIC = Path(__file__).parent / "static"
 FILES = {"/": "index.html"} | {
@@ -64,18 +64,19 @@ class Feedback(BaseModel):
     by: str = Field(default="", max_length=64, json_schema_extra=described.PRINTABLE)
 
 
-def add(app: FastAPI, lines: Shown) -> None:
-    """Adds the page and its routes to the application."""
+def add(app: FastAPI, lines: Shown, tokens: bool) -> None:
+    """Adds the page and its routes to the application. tokens: whether the server has any."""
     _add_files(app)
     _add_images(app, lines)
-    events = Events(lines)
+    events = Events(lines, for_holders=FOR_HOLDERS if tokens else 0)
 
     @app.get("/events", **described.EVENTS)
-    async def all_events() -> StreamingResponse:
+    async def all_events(request: Request) -> StreamingResponse:
         """Server-sent events: `line` with a line's status when it changes, `image` for new records and new labels."""
-        events.check()
+        who = Listener(request.scope["everline.client"], bool(request.scope["everline.who"]))
+        events.check(who)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the second: nginx passes them on at once
-        return StreamingResponse(events.listen(), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(events.listen(who), media_type="text/event-stream", headers=headers)
 
 
 def _add_images(app: FastAPI, lines: Shown) -> None:

@@ -6,14 +6,16 @@ import logging
 import os
 import re
 import secrets
+import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from ..methods.errors import ConfigError, UnknownName
 from ..platform.settings import NAME
-from ..platform.yamlfile import check_known, mapping, read_yaml
+from ..platform.yamlfile import check_known, line_of, mapping, read_yaml
 
 log = logging.getLogger("everline.tokens")
 RIGHTS = ("read", "inspect", "change")
@@ -31,15 +33,18 @@ class Holder:
 
 
 class Tokens:
-    """The holders of a file, read again when it changes: a line that is taken out of it is out at once."""
+    """The holders of a file, read again when it changes: a token whose entry is removed is void at once.
+
+    A changed file that is missing or invalid is not taken: the holders read before stay in force, and the log warns.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Raises ConfigError for a file that is not there or not right."""
+        """Read the file. Raises ConfigError where it is missing, invalid, or writable by others."""
         self.path = path
         self._read = _stamp(path), read_tokens(path)
 
     def holder(self, token: str) -> Holder | None:
-        """Whose token it is. Takes equally long whoever's it is. Nobody's while the file cannot be read."""
+        """Whose token it is. Takes equally long whoever's it is."""
         given = hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
         found = None
         for holder in self._holders():
@@ -53,31 +58,50 @@ class Tokens:
             try:
                 self._read = stamp, read_tokens(self.path)
             except ConfigError as error:
-                log.error("nobody is let in until this is mended: %s", error)
-                self._read = stamp, []
+                log.warning("the changed tokens file is not used, the tokens read before stay valid: %s", error)
+                self._read = stamp, self._read[1]
         return self._read[1]
 
 
 def read_tokens(path: Path) -> list[Holder]:
-    """The holders in a file. Raises ConfigError, UnknownName."""
-    found = []
-    for name, entry in mapping(read_yaml(path, "tokens", SAMPLE) or {}, str(path)).items():
-        where = f"{path}: {name}"
-        entry = mapping(entry, where)
-        check_known(entry, ("sha256", "may"), where)
-        sha256, may = entry.get("sha256"), entry.get("may")
-        if not NAME.fullmatch(name) or not isinstance(sha256, str) or not HASH.fullmatch(sha256):
-            raise ConfigError(f"{where}: expected a name with `sha256`, 64 hex digits; `everline token` makes it.")
-        if not isinstance(may, list) or not may:
-            raise ConfigError(f"{where}: `may` is a list of {', '.join(RIGHTS)}.")
-        found.append(Holder(name, sha256, _rights(may, where)))
-    return found
+    """Read the holders in a file. Raises ConfigError, with the line; also for a file that others may write."""
+    _check_mode(path)
+    plain = mapping(read_yaml(path, "tokens", SAMPLE, lines=True) or {}, str(path))
+    return [_holder(name, entry, f"{path}{line_of(plain, name)}: {name}", path) for name, entry in plain.items()]
+
+
+def _holder(name: str, entry: Any, where: str, path: Path) -> Holder:
+    """Check one entry of a file. Raises ConfigError."""
+    check_known(mapping(entry, where), ("sha256", "may"), str(path))
+    sha256, may = entry.get("sha256"), entry.get("may")
+    if not NAME.fullmatch(name) or not isinstance(sha256, str) or not HASH.fullmatch(sha256):
+        where = f"{path}{line_of(entry, 'sha256')}: {name}" if "sha256" in entry and NAME.fullmatch(name) else where
+        raise ConfigError(f"{where}: expected a name with `sha256`, 64 hex digits; `everline token` makes it.")
+    where = f"{path}{line_of(entry, 'may')}: {name}" if "may" in entry else where
+    if not isinstance(may, list) or not may:
+        raise ConfigError(f"{where}: `may` is a list of {', '.join(RIGHTS)}.")
+    return Holder(name, sha256, _rights(may, where))
+
+
+def _check_mode(path: Path) -> None:
+    """Warn of a file that everybody may read. Raises ConfigError for one that others than its owner may write."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:  # reading the file says why
+        return
+    if os.name == "posix" and mode & 0o022:
+        raise ConfigError(
+            f"{path}: others than the file's owner may write it (mode {mode:04o}), and could give themselves a token; "
+            f"check its entries, then type `chmod go-w {path}`."
+        )
+    if os.name == "posix" and mode & 0o004:
+        log.warning("%s: everybody on this machine may read it (mode %04o); type `chmod o-r %s`", path, mode, path)
 
 
 def make_token(path: Path, name: str, may: tuple[str, ...]) -> str:
     """A new token for `name`; its hash is written to the file (mode 0600), the token only returned.
 
-    Raises ConfigError where the name is not one, or has a token already.
+    Raises ConfigError where the name is not one, or has a token already, and as `read_tokens`.
     """
     if not NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is no name: 1 to 64 letters, digits, '-', '_', '.', none of them first.")
@@ -111,4 +135,4 @@ def _stamp(path: Path) -> tuple[int, ...]:
         found = path.stat()
     except OSError:
         return ()
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino  # the second: also after a chmod

@@ -21,6 +21,7 @@ from starlette.datastructures import MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from ..methods.errors import (
     Busy,
@@ -83,7 +84,7 @@ class Lines(Protocol):
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
     async def inspect(
-        self, line: str, data: bytes, id: str, learn: bool, want_map: str, request: str
+        self, line: str, data: bytes, id: str, learn: bool, want_map: str, request: str, known: bool
     ) -> dict[str, Any]: ...
     async def lines(self) -> list[dict[str, Any]]: ...
     async def line(self, line: str) -> dict[str, Any]: ...
@@ -144,13 +145,23 @@ def application(
 
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every form that is none
     # FastAPI's own pages would load scripts from the internet, which a plant may not have; see manual.py.
-    app = FastAPI(title="everline", lifespan=lifespan, docs_url=None, redoc_url=None, default_response_class=Finite)
+    # A redirect to the address without its last slash would name the Host as it came, and http behind a proxy's TLS.
+    app = FastAPI(
+        title="everline",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        default_response_class=Finite,
+    )
     app.add_middleware(Guard, rules=rules)
+    if rules.proxies:  # the guard then sees the right-most address that is none of theirs
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[*rules.proxies])
     app.add_middleware(Envelope, body_limit=body_limit, failed=failed)
     _handle_errors(app)
     _add_routes(app, lines, failed)
     tasks.add(app, lines)
-    page.add(app, lines)
+    page.add(app, lines, rules.tokens is not None)
     manual.add(app)
     described.describe(app, rules)
     return app
@@ -168,29 +179,36 @@ def _add_routes(app: FastAPI, lines: Lines, failed: Callable[[str], None]) -> No
     ) -> Any:
         """Judge an image (raw body or multipart) and hand it to the line, which logs it and may learn from it.
 
+        Where the server has tokens, it is learned only with one that may `inspect`; without, the answer says
+        `admitted: false`, and its id begins with `unknown:`.
+
         `map=true`: with the map as PNG; `overlay`: as PNG over the image; `raw`: its float32 values as .npy. With
         `Accept: image/png` that picture (the overlay, unless `map=true`) is the body, and the answer a header.
         """
         upload = await _upload(request)
         image_id = own or id or default_id(upload)
-        asked = request.scope["everline.request_id"]
+        asked, known = request.scope["everline.request_id"], request.scope["everline.known"]
         as_picture = request.headers.get("accept") == "image/png"
         kind = want_map if isinstance(want_map, str) else "png" if want_map else "overlay" if as_picture else ""
-        answer = await lines.inspect(line, upload.data, image_id, learn, kind, asked)
+        answer = await lines.inspect(line, upload.data, image_id, learn, kind, asked, known)
         return _picture(answer) if as_picture and kind != "raw" else Finite(answer)
 
     @app.post("/lines/{line}/inspect/batch", **described.BATCH)
     async def inspect_batch(request: Request, line: str, learn: bool = True) -> Any:
-        """Judge the images of a form one after the other, in its order; each has its own answer, or its own error."""
+        """Judge the images of a form one after the other, in its order; each has its own answer, or its own error.
+
+        They are learned under the same condition as a single image.
+        """
         answers, down = list[dict[str, Any]](), dict[str, Any]()
+        asked, known = request.scope["everline.request_id"], request.scope["everline.known"]
         for upload in await _uploads(request):
             id = default_id(upload)
             if down:  # nobody answers: the rest is not tried, and not recorded
                 answers.append({**down, "id": id})
                 continue
             try:
-                asked = request.scope["everline.request_id"]
-                answers.append({"status": 200, **await lines.inspect(line, upload.data, id, learn, "", asked)})
+                answer = await lines.inspect(line, upload.data, id, learn, "", asked, known)
+                answers.append({"status": 200, **answer})
             except UnknownLine:  # so it is for all of them
                 raise
             except (EverlineError, TimeoutError) as error:

@@ -111,10 +111,11 @@ class LineActor:
         id: str,
         learn: bool = True,
         request: str = "",
+        known: bool = True,
     ) -> dict[str, Any]:
         """The same for a serving replica, which embedded (1, C, h, w) and scored the image of a request already."""
         judged = torch.from_numpy(np.array(features)), moments, scored
-        return await self._record(data, id, learn, judged, request)
+        return await self._record(data, id, learn, judged, request, known)
 
     async def room(self) -> bool:
         """Waits, some seconds at most, until another image may wait here; whether it may."""
@@ -190,12 +191,14 @@ class LineActor:
         """Learns what is pending, saves a checkpoint, gives up the log. Images that wait are sent away, unrecorded."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
 
-    async def _record(self, data: bytes, id: str, learn: bool, judged: Any, request: str = "") -> dict[str, Any]:
+    async def _record(
+        self, data: bytes, id: str, learn: bool, judged: Any, request: str = "", known: bool = True
+    ) -> dict[str, Any]:
         began = time.monotonic()
         try:
             async with self._waiting.turn():
                 inspection = await self._alone(
-                    lambda line: line.inspect(data, id, learn=learn, judged=judged, request=request)
+                    lambda line: line.inspect(data, id, learn=learn, judged=judged, request=request, known=known)
                 )
                 self._thread.submit(self._settle)  # learn while the caller has its answer
         except Dropped:

@@ -201,6 +201,9 @@ class Fold:
     def _image(self, record: Record, embed: Callable[[Record], Tensor]) -> Publish | None:
         self.counts["inspected"] += 1
         self.counts["rejected"] += record.verdict == "reject"
+        if record.data.get("unknown_sender"):  # whoever it was: no evidence of anything
+            self.counts["not_admitted"] += 1
+            return None
         self.online.see(record)
         self.watch.take(record)
         if self.watch.state == DRIFT and self.watch.policy == "adapt":

@@ -5,6 +5,7 @@ then (in `settle`, before the next image is scored) learn, and publish what is d
 loads the last checkpoint and applies the records behind it: the state is what it would have been.
 """
 
+import hashlib
 import logging
 import platform
 import time
@@ -51,6 +52,7 @@ from .words import Word, heard, words
 log = logging.getLogger("everline.line")
 MAX_ID = 256  # characters, also of who gave a word
 MAX_TASK = 64
+UNKNOWN = "unknown:"  # before the id of an image whose sender is not known
 EMBEDDING = ("size", "backbone", "weights", "strides")  # parameters that decide what `embed` returns
 RETRY_S = 10.0  # at least, between two times that MLflow is asked while it does not answer
 RETRY_SHARE = 20  # ... and so many times as long as it took to fail: images wait for it 5 % of the time at most
@@ -178,6 +180,7 @@ class Line:
         learn: bool = True,
         judged: tuple[Tensor, list[float], dict[str, Any] | None] | None = None,
         request: str = "",
+        known: bool = True,
     ) -> Inspection:
         """One image: verdict, record, acknowledgement. What follows from it happens in `settle`.
 
@@ -185,11 +188,15 @@ class Line:
         not learned again and gets its first answer. judged: features, moments and verdict, where a serving replica
         made them already; then a repeated id is recorded once more, as kind `repeat`. Its score counts; threshold,
         p-value and verdict are the line's, where they are of the version that is current here. request: by which it
-        came over HTTP, kept in the record's data.
+        came over HTTP, kept in the record's data. known: whether the sender may teach the line; if not, the image is
+        never learned and nothing is concluded from it, its record says `unknown_sender`, and its id begins with
+        `unknown:`, so that nobody can take the id of an image that is to come.
         Raises ImageError, ConfigError, NoSpace (nothing was recorded), SecondWriter, StoreError.
         """
         if not 0 < len(id) <= MAX_ID or not id.isprintable():
             raise ConfigError(f"line {self.name}: an image's id has 1 to {MAX_ID} printable characters.")
+        if not known:
+            id, learn = _foreign_id(id), False
         self.settle()
         if id in self.ids and judged is None:
             return self._known(id)
@@ -202,6 +209,8 @@ class Line:
             "moments": numbers,
             **({} if first is None else {"of": first}),
             **({"request": request} if request else {}),
+            **({} if learn else {"learn": False}),
+            **({} if known else {"unknown_sender": True}),
         }
         record = Record(
             kind="image" if first is None else "repeat",
@@ -210,7 +219,7 @@ class Line:
             image=data if first is None else None,
             task=self.fold.task,
             admitted=learn and first is None and verdict["verdict"] != "reject" and not self._holds,
-            data=data_of if learn else {**data_of, "learn": False},
+            data=data_of,
             score=verdict.get("score"),
             p_value=verdict.get("p_value"),
             threshold=verdict.get("threshold"),
@@ -718,6 +727,13 @@ def machine(threads: int, device: str) -> str:
 
 def _named(version: int | None) -> str:
     return "no version" if version is None else f"version {version}"
+
+
+def _foreign_id(id: str) -> str:
+    """The id of an image whose sender is not known; of one that is too long, its end is replaced by its checksum."""
+    if len(UNKNOWN) + len(id) > MAX_ID:
+        id = f"{id[: MAX_ID - len(UNKNOWN) - 17]}:{hashlib.sha256(id.encode()).hexdigest()[:16]}"
+    return UNKNOWN + id
 
 
 def _answer(line: str, record: Record, duplicate: bool = False) -> Inspection:

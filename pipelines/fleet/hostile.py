@@ -154,7 +154,7 @@ class Maker:
             ]
         )  # fmt: skip
         body = rng.choice([self.images[0], b"ZZ\r\nabc\r\n0\r\n\r\n", b"FFFFFFFFFFFFFFFFF\r\n", b"5\r\nab"])
-        head = f"POST /lines/{self.line}/inspect?learn=false HTTP/1.1\r\nHost: a\r\n{wrong}\r\n\r\n"
+        head = f"POST /lines/{self.line}/inspect?learn=false HTTP/1.1\r\nHost: localhost\r\n{wrong}\r\n\r\n"
         return Hostile("length", head.encode("latin-1") + body, whole=False)
 
     def half(self, rng: Random) -> Hostile:
@@ -181,7 +181,7 @@ class Maker:
 
 def http(method: str, target: str, headers: Sequence[str], body: bytes) -> bytes:
     """A request with the body's length; its connection ends with the answer."""
-    own = [] if any(header.lower().startswith("host:") for header in headers) else ["Host: everline"]
+    own = [] if any(header.lower().startswith("host:") for header in headers) else ["Host: localhost"]
     lines = [f"{method} {target} HTTP/1.1", *own, *headers, f"Content-Length: {len(body)}", "Connection: close"]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 

@@ -18,7 +18,8 @@ from ...deploy.tokens import RIGHTS, make_token
 def token(name: str, tokens: Path, may: tuple[str, ...]) -> None:
     """Make a token for NAME, and print it once: the file keeps only its hash.
 
-    Who has it sends it as `Authorization: Bearer TOKEN`. To take it back, remove the entry from the file.
+    Who has it sends it as `Authorization: Bearer TOKEN`. A camera that is to teach its line needs one that may
+    inspect. To take it back, remove the entry from the file.
     """
     click.echo(make_token(tokens, name, may))
     click.echo(f"{name} may {', '.join(may)}; {tokens} has the token's hash. It is not shown again.", err=True)

@@ -50,6 +50,8 @@ def read_labels(records: Iterable[Record]) -> tuple[list[Label], int]:
 
 
 def _opinion(record: Record) -> Label | None:
+    if record.data.get("unknown_sender"):
+        return None
     if record.admitted:
         return Label(record.seq, record.id, False, NOBODY if record.verdict == "learning" else GUARD)
     return Label(record.seq, record.id, True, GUARD) if record.verdict == "reject" else None

@@ -49,10 +49,10 @@ class Handle:
         return SimpleNamespace(remote=call)
 
     def _record(
-        self, data: bytes, features: Any, moments: Any, scored: Any, id: str, learn: bool, request: str
+        self, data: bytes, features: Any, moments: Any, scored: Any, id: str, learn: bool, request: str, known: bool
     ) -> Any:
         judged = (torch.from_numpy(features), moments, scored)
-        inspection = self.line.inspect(data, id, learn=learn, judged=judged, request=request)
+        inspection = self.line.inspect(data, id, learn=learn, judged=judged, request=request, known=known)
         self.line.settle()
         return plain(inspection)
 

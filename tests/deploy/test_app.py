@@ -91,6 +91,7 @@ class Line:
         id: str,
         learn: bool,
         request: str,
+        known: bool,
     ) -> Any:
         nothing = dict.fromkeys(["score", "p_value", "threshold", "version"])
         given = scored or {**nothing, "verdict": "learning", "calibrated": False}
@@ -149,7 +150,7 @@ class Bench:
         )
         self.failed: list[str] = []
         app = application(self.desk, body_limit=LIMIT, failed=self.failed.append)
-        self.http = TestClient(app, raise_server_exceptions=False)
+        self.http = TestClient(app, "http://localhost", raise_server_exceptions=False)
 
     def publish(self, number: int, state: State | None = None) -> None:
         self.registry.states[number] = state or taught(10 * number)
@@ -191,8 +192,9 @@ def test_a_line_without_a_version_is_learning(bench: Bench) -> None:
     assert response.status_code == 200
     answer = response.json()
     assert (answer["verdict"], answer["score"], answer["version"], answer["map_png"]) == ("learning", None, None, None)
-    (verb, data, _, _, scored, id, learn, _) = bench.line.calls[0]
+    (verb, data, _, _, scored, id, learn, _, known) = bench.line.calls[0]
     assert (verb, data, scored, learn) == ("record", png(1), None, True)
+    assert known, "without tokens everybody may teach"
     assert id == hashlib.sha256(png(1)).hexdigest()[:16]
 
 
@@ -280,9 +282,9 @@ def test_learn_false_reaches_the_line(scoring: Bench) -> None:
 
 def test_the_id_of_its_request_goes_along_with_an_image(bench: Bench) -> None:
     answer = bench.http.post("/lines/mono/inspect", content=png(1), headers={"X-Request-Id": "shift-2.17"})
-    assert bench.line.calls[0][-1] == "shift-2.17" == answer.headers["x-request-id"]
+    assert bench.line.calls[0][7] == "shift-2.17" == answer.headers["x-request-id"]
     answer = bench.http.post("/lines/mono/inspect", content=png(2))
-    assert bench.line.calls[1][-1] == answer.headers["x-request-id"] != ""
+    assert bench.line.calls[1][7] == answer.headers["x-request-id"] != ""
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_what_serve_would_obey_or_stumble_over_is_taken_out() -> None:
         (b"serve-multiplexed-model-id", b"\xff"), (b"x-session-id", b"\xff"), (b"traceparent", b"\xff"),
         (b"x-request-timeout-seconds", b"-1"), (b"x-request-disconnect-disabled", b"?1"),
     ]  # fmt: skip
-    asyncio.run(Door(app)({"type": "http", "headers": [*gone, *kept]}, None, None))  # type: ignore[arg-type]
+    asyncio.run(Door(app)({"type": "http", "path": "/", "headers": [*gone, *kept]}, None, None))  # type: ignore[arg-type]
     assert seen == kept
 
 
@@ -86,7 +86,42 @@ def test_what_the_application_answers_passes_as_it_is(status: int, kind: bytes) 
     assert (headers["content-type"], body) == (kind.decode(), b"as it is")
 
 
-def refused(status: int, kind: bytes, body: bytes) -> tuple[dict[str, str], bytes]:
+@pytest.mark.parametrize("path", ["/-/routes", "/-/routes/", "/-/"])
+def test_the_addresses_of_serve_itself_are_not_served(path: str) -> None:
+    came: list[Any] = []
+
+    async def proxy(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("it must not be asked")
+
+    async def send(message: Any) -> None:
+        came.append(message)
+
+    for given, said in ((b"shift-2.17", "shift-2.17"), (b"<script>", None)):
+        came.clear()
+        scope = {"type": "http", "path": path, "headers": [(b"x-request-id", given)]}
+        asyncio.run(Door(proxy)(scope, None, send))  # type: ignore[arg-type]
+        headers = {key.decode(): value.decode() for key, value in came[0]["headers"]}
+        error = json.loads(came[1]["body"])["error"]
+        assert (came[0]["status"], error["code"]) == (404, "not_found")
+        assert error["request_id"] == headers["x-request-id"] and said in (None, headers["x-request-id"])
+
+
+def test_the_health_of_serve_passes() -> None:
+    assert refused(200, b"text/plain", b"success", "/-/healthz")[1] == b"success"
+
+
+def test_the_id_of_a_request_is_said_once() -> None:
+    async def proxy(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"x-request-id", b"id-1"), (b"content-type", b"text/html"), (b"X-Request-ID", b"id-1")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def send(message: Any) -> None:
+        assert [name.lower() for name, _ in message["headers"]].count(b"x-request-id") == 1
+
+    asyncio.run(Door(proxy)({"type": "http", "path": "/", "headers": []}, None, send))  # type: ignore[arg-type]
+
+
+def refused(status: int, kind: bytes, body: bytes, path: str = "/lines") -> tuple[dict[str, str], bytes]:
     """Headers and body that come through the door."""
     came: list[Any] = []
 
@@ -99,7 +134,7 @@ def refused(status: int, kind: bytes, body: bytes) -> tuple[dict[str, str], byte
     async def send(message: Any) -> None:
         came.append(message)
 
-    asyncio.run(Door(proxy)({"type": "http", "headers": []}, None, send))  # type: ignore[arg-type]
+    asyncio.run(Door(proxy)({"type": "http", "path": path, "headers": []}, None, send))  # type: ignore[arg-type]
     start, *parts = came
     assert (start["type"], start["status"]) == ("http.response.start", status)
     headers = {key.decode().lower(): value.decode() for key, value in start["headers"]}
@@ -108,10 +143,29 @@ def refused(status: int, kind: bytes, body: bytes) -> tuple[dict[str, str], byte
 
 def test_serve_gets_the_door_and_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", "nothing")
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "127.0.0.1")
     assert [one.cls for one in middlewares()] == [Door]
     config = uvicorn.Config(hello)
     config.load()
     assert config.http_protocol_class is Bounded
+
+
+def test_the_server_of_serve_believes_no_header_about_a_client_s_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", "nothing")
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "127.0.0.1,::1")  # uvicorn's own
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append((scope["client"], scope["scheme"]))
+
+    middlewares()
+    config = uvicorn.Config(app)
+    config.load()
+    headers = [(b"x-forwarded-for", b"192.0.2.1"), (b"x-forwarded-proto", b"https")]
+    for peer in ("127.0.0.1", "::1", "10.0.0.7"):
+        scope = {"type": "http", "scheme": "http", "client": (peer, 1), "headers": headers}
+        asyncio.run(config.loaded_app(scope, None, None))
+    assert seen == [(("127.0.0.1", 1), "http"), (("::1", 1), "http"), (("10.0.0.7", 1), "http")]
 
 
 def test_headers_without_an_end_are_refused_while_they_come(port: int) -> None:

@@ -42,7 +42,7 @@ def ask(whole: Callable[..., FastAPI]) -> Iterator[Ask]:
         await app(scope, receive, send)  # type: ignore[arg-type]
         return parts[0]["status"], b"".join(part.get("body", b"") for part in parts[1:])
 
-    with TestClient(app) as http:
+    with TestClient(app, "http://localhost") as http:
         assert http.portal is not None
         portal = http.portal
 

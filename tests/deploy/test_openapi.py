@@ -44,6 +44,7 @@ def sent(parts: list[bytes]) -> Callable[..., dict[str, set[int]]]:
     schemathesis.openapi.format("printable", st.text(printable, min_size=1, max_size=64))
 
     def send(app: FastAPI, examples: int, headers: dict[str, str], *leave: str) -> dict[str, set[int]]:
+        headers = {"Host": "localhost", **headers}
         schema = schemathesis.openapi.from_asgi("/openapi.json", app, headers=headers)
         found: dict[str, set[int]] = {}
 
@@ -106,7 +107,8 @@ def test_every_error_of_the_server_is_in_the_description() -> None:
     known = {(status, code) for status, (codes, _) in described.CODES.items() for code in codes}
     raised = {(status, code) for _, status, code in ERRORS} | {(status, code) for status, code in CODES.items()}
     raised |= {(status, code) for status, (code, _) in REFUSALS.items()}
-    guards = {(401, "no_token"), (403, "forbidden"), (403, "other_site"), (429, "too_many_requests"), (504, "timeout")}
+    guards = {(401, "no_token"), (403, "forbidden"), (403, "other_site"), (421, "unknown_host")}
+    guards |= {(429, "too_many_requests"), (504, "timeout")}
     assert known - raised == guards | {(422, "invalid"), (431, "headers_too_large"), (500, "internal")} - raised
     assert raised <= known
 
@@ -118,7 +120,7 @@ def test_every_route_is_described_and_has_its_words() -> None:
     for operation in operations:
         assert operation["tags"][0] in described.TAGS and operation["summary"] and operation["description"]
         assert all(p.get("description", p.get("$ref")) for p in operation["parameters"]), operation["summary"]
-        assert {"200", "431", "500"} <= operation["responses"].keys()
+        assert {"200", "421", "431", "500"} <= operation["responses"].keys()
     assert "HTTPValidationError" not in str(schema)
 
 
@@ -139,7 +141,7 @@ def test_who_needs_a_token_is_what_the_server_asks(tmp_path: Path) -> None:
 
 def test_the_page_has_every_route_and_an_example_and_names_no_other_host(tmp_path: Path) -> None:
     make_token(tmp_path / "t", "boss", ("change",))
-    http = TestClient(app := bare(Rules(Tokens(tmp_path / "t"), all=True)))
+    http = TestClient(app := bare(Rules(Tokens(tmp_path / "t"), all=True)), "http://localhost")
     response = http.get("/docs")  # as the operator's page: free, it shows nothing of the plant
     assert (response.status_code, http.get("/openapi.json").status_code) == (200, 401)
     assert response.headers["content-security-policy"].startswith("default-src 'self';")

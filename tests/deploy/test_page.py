@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from everline.deploy import events as events_module
 from everline.deploy.desk import Desk
-from everline.deploy.events import Events
+from everline.deploy.events import FOR_HOLDERS, LISTENERS, OF_ONE_CLIENT, Events, Listener
 from everline.deploy.web import application
 from everline.methods.detector import State
 from everline.methods.errors import Busy, ConfigError, LineDown, UnknownImage
@@ -86,7 +86,7 @@ class Bench:
         self.line, self.registry = Line(), Registry()
         fleet = Fleet(store=folder, tracking="", lines={"mono": self.line._settings()})
         self.desk = Desk(fleet, poll_s=60, handle=lambda _: self.line, versions=lambda *_: self.registry)
-        self.http = TestClient(application(self.desk), raise_server_exceptions=False)
+        self.http = TestClient(application(self.desk), "http://localhost", raise_server_exceptions=False)
 
 
 @pytest.fixture
@@ -323,3 +323,55 @@ def test_more_listeners_than_there_may_be_are_refused() -> None:
         events.check()
 
     asyncio.run(play())
+
+
+async def listening(events: Events, *clients: Listener) -> list[AsyncIterator[bytes]]:
+    """Streams that have begun, each after its check, as the route does it."""
+    streams = []
+    for who in clients:
+        events.check(who)
+        streams.append(events.listen(who))
+        await anext(streams[-1])
+    return streams
+
+
+def test_who_has_no_token_leaves_places_to_those_who_have() -> None:
+    async def play() -> None:
+        events = Events(Lines(), period_s=60, for_holders=FOR_HOLDERS)
+        most = LISTENERS - FOR_HOLDERS
+        streams = await listening(events, *(Listener(f"address {n}", False) for n in range(most)))
+        with pytest.raises(Busy, match=f"{most} pages without a token"):
+            events.check(Listener("address 99", False))
+        streams += [events.listen(Listener("address", False)) for _ in range(FOR_HOLDERS)]  # past the check at once
+        for stream in streams[most:]:
+            await anext(stream)
+        streams += await listening(events, *(Listener(f"token {n}", True) for n in range(FOR_HOLDERS)))
+        with pytest.raises(Busy, match=f"{LISTENERS} pages listen"):
+            events.check(Listener("token 99", True))
+        for stream in streams:
+            await stream.aclose()  # type: ignore[attr-defined]
+        events.check(Listener("address 99", False))
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("holder", [False, True])
+def test_no_client_takes_all_places_to_listen(holder: bool) -> None:
+    async def play() -> None:
+        events = Events(Lines(), period_s=60)
+        one, other = Listener("one", holder), Listener("other", holder)
+        streams = await listening(events, *[one] * OF_ONE_CLIENT)
+        with pytest.raises(Busy, match=f"{OF_ONE_CLIENT} pages of this client"):
+            events.check(one)
+        streams += await listening(events, *[other] * (LISTENERS - OF_ONE_CLIENT))
+        for stream in streams:
+            await stream.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("path", ["/lines/", "/docs/", "/health/", "/lines/mono/inspect/"])
+def test_no_address_is_redirected_by_what_the_host_header_says(bench: Bench, path: str) -> None:
+    for ask in (bench.http.get, bench.http.post):
+        answer = ask(path, headers={"Host": "192.0.2.7"}, follow_redirects=False)
+        assert (answer.status_code, "location" in answer.headers) == (404, False)

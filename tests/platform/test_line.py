@@ -89,6 +89,44 @@ def test_an_image_may_be_inspected_and_not_learned(opened: Callable[..., Line]) 
     assert line.digest() == before
 
 
+def test_images_of_an_unknown_sender_change_no_answer_and_no_bit(opened: Callable[..., Line]) -> None:
+    clean = opened(store="clean")
+    want = send(clean, 0, 55)
+    shelf = Shelf()
+    line, got = opened(shelf), []
+    for n in range(55):
+        for made in (png(500 + n), png(n, defect=True)):  # bad parts, and as many good ones
+            answer = line.inspect(made, f"i{n + 1}", known=False)
+            assert (answer.admitted, answer.duplicate or answer.id) == (False, answer.duplicate or f"unknown:i{n + 1}")
+        got += send(line, n, n + 1)
+    judged = [(a.id, a.verdict, a.score, a.p_value, a.threshold, a.version, a.admitted, a.duplicate) for a in want]
+    for reopened in (False, True):
+        if reopened:
+            die(line)
+            line = opened(shelf)
+        found = [(a.id, a.verdict, a.score, a.p_value, a.threshold, a.version, a.admitted, a.duplicate) for a in got]
+        assert found == judged
+        assert line.digest() == clean.digest()
+        assert line._in_force() == clean._in_force()
+        assert line.fold.watch.pack() == clean.fold.watch.pack()
+        assert line.fold.candidate and clean.fold.candidate and not line.fold.candidate.rejected
+        assert line.fold.candidate.scores == clean.fold.candidate.scores
+        assert line.status()["images_learned"] == 55
+    marks = {one.data.get("unknown_sender") for one in line.reader.records(images=False) if one.id.startswith("unk")}
+    assert marks == {True}
+
+
+def test_nobody_takes_the_id_of_an_image_that_is_to_come(opened: Callable[..., Line]) -> None:
+    line = opened()
+    for id in ("part-7", "p" * 256, "p" * 255 + "q"):
+        taken = line.inspect(STREAM[0], id, known=False)
+        assert taken.id.startswith("unknown:p") and len(taken.id) <= 256 and not taken.duplicate
+        assert line.inspect(STREAM[0], id, known=False).duplicate
+        own = line.inspect(STREAM[1], id)
+        assert (own.id, own.admitted, own.duplicate) == (id, True, False)
+    assert verify(line.folder).ok
+
+
 @pytest.mark.parametrize("cut", [1, 19, 20, 21, 30, 44, 45, 46, 47])
 def test_a_crash_leaves_no_trace(opened: Callable[..., Line], cut: int) -> None:
     whole = opened(store="whole")

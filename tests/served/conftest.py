@@ -74,8 +74,9 @@ class Served:
         return self.ask("POST", path, json.dumps(body).encode(), token, **{"Content-Type": "application/json"})
 
     def inspect(self, line: str, data: bytes, id: str = "", query: str = "") -> Answer:
+        """As a camera with its token."""
         headers = {"Content-Type": "image/png"} | ({"X-Image-Id": id} if id else {})
-        return self.ask("POST", f"/lines/{line}/inspect{query}", data, **headers)
+        return self.ask("POST", f"/lines/{line}/inspect{query}", data, self.tokens["inspect"], **headers)
 
     def handle(self, line: str) -> Any:
         return line_handle(line, self.fleet.store)
@@ -155,7 +156,7 @@ class Taught:
 @pytest.fixture(scope="session")
 def taught(served: Served, parts: list[bytes], more_parts: list[bytes]) -> Taught:
     """The line `mono` has learned a hundred images and answers with a version."""
-    client, images = served.client(), served.folder / "images"
+    client, images = served.client(served.tokens["inspect"]), served.folder / "images"
     first = client.inspect("mono", parts[0])
     images.mkdir()
     for index, data in enumerate(parts + more_parts):

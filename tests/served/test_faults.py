@@ -46,14 +46,29 @@ def test_errors_keep_their_shape_through_serve(served: Served, parts: list[bytes
      b"Serve-Multiplexed-Model-Id: \xff", b"X-Session-Id: \xff", b"X-Request-Disconnect-Disabled: \xff"],
 )  # fmt: skip
 def test_a_header_that_serve_would_obey_or_cannot_read_changes_nothing(served: Served, header: bytes) -> None:
-    answer = say(served, b"GET /lines HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + header + b"\r\n\r\n")
+    answer = say(served, b"GET /lines HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + header + b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200")
-    assert len(set(re.findall(rb"(?im)^x-request-id: (.*?)\r", answer))) == 1
+    assert len(re.findall(rb"(?im)^x-request-id: (.*?)\r", answer)) == 1
+
+
+def test_serve_tells_nobody_its_own_routes(served: Served) -> None:
+    status, headers, body = served.ask("GET", "/-/routes")
+    assert (status, body["error"]["code"]) == (404, "not_found")
+    assert body["error"]["request_id"] == headers["x-request-id"] != ""
+    assert say(served, b"GET /-/healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").count(b"success") == 1
+
+
+def test_a_name_and_a_page_of_another_site_are_refused_through_serve(served: Served, parts: list[bytes]) -> None:
+    status, _, body = served.ask("GET", "/lines/swap/images", Host="evil.example")
+    assert (status, body["error"]["code"]) == (421, "unknown_host")
+    change = served.tokens["change"]
+    status, _, body = served.ask("POST", "/lines/swap/rollback", b"{}", change, Origin="http://evil.example")
+    assert (status, body["error"]["code"]) == (403, "other_site")
 
 
 def test_headers_without_an_end_are_not_kept(served: Served) -> None:
     lines = b"".join(b"X-%d: %s\r\n" % (n, b"x" * 60_000) for n in range(100))
-    answer = say(served, b"GET /lines HTTP/1.1\r\nHost: a\r\n" + lines)
+    answer = say(served, b"GET /lines HTTP/1.1\r\nHost: localhost\r\n" + lines)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
 
 

@@ -25,7 +25,7 @@ def before(served: Served, scrape: Scrape) -> Samples:
 @pytest.fixture(scope="module")
 def answers(served: Served, before: Samples, parts: list[bytes]) -> list[dict[str, Any]]:
     """What `counted` was shown before anybody looks: sixty images, some of them again, and what is none."""
-    client = served.client()
+    client = served.client(served.tokens["inspect"])
     answers = [client.inspect("counted", data) for data in parts[:40]]
     until(lambda: client.get("/lines/counted")["serving_version"] is not None)
     answers += [client.inspect("counted", data) for data in parts[40:]]
@@ -126,12 +126,13 @@ def test_without_its_token_nobody_changes_a_served_line_and_no_token_is_written_
     known = (served.folder / "tokens.yaml").read_text()
     try:
         (served.folder / "tokens.yaml").write_text("nobody: [")
-        assert served.post("/lines/counted/task", {"task": "lid"}, change)[0] == 401
+        assert served.post("/lines/counted/task", {"task": "cap"}, change)[0] == 200, "the tokens before stay valid"
     finally:
         (served.folder / "tokens.yaml").write_text(known)
     client.close()
     written = served.written()
-    assert any(b"nobody is let in" in text for text in written.values()), "the server's own log is not among these"
+    warned = any(b"the tokens read before stay valid" in text for text in written.values())
+    assert warned, "the server's own log is not among these"
     assert {path.name for path in written} >= {"out", "err", "fleet.yaml"}
     for token in (change, inspect):
         assert not [path for path, text in written.items() if token.encode() in text]

@@ -24,7 +24,7 @@ def test_a_line_learns_what_it_is_sent_and_answers_with_its_versions(
     assert (first["verdict"], first["version"], first["record"], first["admitted"]) == ("learning", None, 0, True)
     assert taught.streamed["acknowledged"] == 100
 
-    client = served.client()
+    client = served.client(served.tokens["inspect"])
     assert {one["line"] for one in client.get("/lines")["lines"]} == set(served.fleet.lines)
     answer = client.inspect("mono", parts[0], learn=False)
     assert answer["duplicate"] and answer["version"] >= 1
@@ -33,7 +33,17 @@ def test_a_line_learns_what_it_is_sent_and_answers_with_its_versions(
     versions = [v["version"] for v in client.get("/lines/mono/versions")["versions"]]
     assert versions == sorted(versions, reverse=True)
     assert len(versions) > 1
+
+    before = client.get("/lines/mono")
+    stranger = served.client()
+    foreign = stranger.inspect("mono", parts[0], id="strange")
+    stranger.close()
+    assert (foreign["id"], foreign["admitted"]) == ("unknown:strange", False)
+    after = client.get("/lines/mono")
     client.close()
+    names = ("images_learned", "threshold", "version", "drift", "false_rejects")
+    assert [after[name] for name in names] == [before[name] for name in names]
+    assert after["records"] == before["records"] + 1 and served.log("mono")[-1].data["unknown_sender"] is True
 
 
 @pytest.mark.slow

@@ -70,6 +70,20 @@ def test_an_operators_last_word_beats_the_guard(write_log: Write, parts: list[by
     assert found.counts == {"operator": 4, "guard": 26, "nobody": 0, "synthetic": 0, "left_out": 0}
 
 
+def test_what_an_unknown_sender_sent_is_no_label_until_an_operator_says_so() -> None:
+    common = {
+        "kind": "image",
+        "verdict": "reject",
+        "admitted": False,
+        "data": {"unknown_sender": True, "learn": False},
+    }
+    records = [Record(id=f"unknown:{n}", seq=n, **common) for n in range(2)]  # type: ignore[arg-type]
+    assert read_labels(records) == ([], 2)
+    word = Record("feedback", "f", seq=2, data={"of": 1, "label": "defect"})
+    labels, left_out = read_labels([*records, word])
+    assert [(label.seq, label.defect, label.by) for label in labels] == [(1, True, "operator")] and left_out == 1
+
+
 def test_what_nobody_called_anything_is_left_out(write_log: Write, parts: list[bytes], tmp_path: Path) -> None:
     rows = [("young", 0), ("young", 1), ("seen", 2), ("seen", 3), *GOOD[4:], *BAD, ("ok", 3)]
     found = export(write_log(parts, rows), tmp_path / "out", share=0.25)
