@@ -10,7 +10,7 @@ import logging
 import platform
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,6 +71,8 @@ class Publisher(Protocol):
     def current(self) -> int | None: ...
 
     def live(self) -> dict[int, int]: ...
+
+    def prune(self, keep: int) -> Sequence[int]: ...
 
     def target(self, version: int | None = None) -> int: ...
 
@@ -526,6 +528,12 @@ class Line:
         self._append_event("publish", number, key=key, watermark=ready.watermark)
         self._make_current(Scorer(number, ready.state, ready.calibration, self.settings.device), ready.state)
         log.info("line %s: version %d is current (learned up to record %d)", self.name, number, ready.watermark)
+        self._tried(self._prune)
+
+    def _prune(self) -> None:
+        """Old versions go: a version is a whole state, and a busy line makes hundreds a day. Raises TrackingError."""
+        if gone := self.versions.prune(self.settings.keep_versions):
+            log.info("line %s: removed old versions: %s", self.name, ", ".join(map(str, gone)))
 
     def _publish_waiting(self) -> None:
         """The one that waits longest."""

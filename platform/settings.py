@@ -39,6 +39,9 @@ class LineSettings:
     )
     keep_images: int = param(0, "of so many newest records the images are kept; 0: of all", low=0, unit="records")
     keep_gib: float = param(0.0, "images may take so much room, roughly; 0: as much as they need", low=0, unit="GiB")
+    keep_versions: int = param(
+        20, "newest versions that are kept; besides those in use, pinned ones and one a day; 0: all", low=0
+    )
     spool_mib: int = param(
         256, "of a line on S3: what may wait on the local disk while S3 is away; 0: nothing", low=0, unit="MiB"
     )

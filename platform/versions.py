@@ -25,6 +25,7 @@ from .statefiles import load_state, save_state
 from .tracking import EXPERIMENT, answering, connect, ending, experiment_id, or_none, reachable
 
 CURRENT, PREVIOUS, CANDIDATE = "current", "previous", "candidate"
+PINNED = "pinned"  # tag of a version that stays, however old: "true"
 PROPOSED = "proposed"  # tag of a version that was never current: going one version back passes it over
 MAX_TAG = 5000  # characters that MLflow takes
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -33,6 +34,8 @@ OWN_TAGS = (
     "key", "watermark", "images_learned", "threshold", "calibrated", "method", "checksum", "everline_version", PROPOSED
 )  # fmt: skip
 ANSWER = {"score": "double", "p_value": "double", "threshold": "double", "verdict": "string", "calibrated": "boolean"}
+MADE = ("MLmodel", "artifacts/detector/calibration.json")  # files of every version
+DAY_MS = 86_400_000
 PAGE = 200
 WAIT_S = 60
 
@@ -109,6 +112,38 @@ class Versions:
         with self._answering("list versions"):
             aliases = self._aliases()
             return [_version(v, aliases) for v in self._search()]
+
+    def pin(self, version: int, pinned: bool = True) -> None:
+        """Has a version stay, however many are kept; or not any more. Raises UnknownVersion."""
+        self.tag(version, {PINNED: str(pinned).lower()})
+
+    def prune(self, keep: int) -> Sequence[int]:
+        """Removes versions and their files that are not among the newest `keep` (0: all stay); returns their numbers.
+
+        What stays besides: versions with an alias, pinned ones, and the newest of each day. MLflow keeps the runs.
+        """
+        if not keep:
+            return []
+        with self._answering("remove old versions"):
+            aliases = self._aliases()
+            found = list(self._search())
+            gone = removable([_version(one, aliases) for one in found], keep)
+            for one in found:
+                if int(one.version) in gone:
+                    self._remove_files(one)
+                    self._client.delete_model_version(self.line, str(one.version))
+        return sorted(gone)
+
+    def _remove_files(self, found: Any) -> None:
+        """Of a model that everline made, and nothing else: whoever may write to MLflow could name any folder."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        parts = urlsplit(found.source)
+        if parts.scheme in ("file", ""):
+            folder = Path(unquote(parts.path))
+            if folder.is_symlink() or not all((folder / name).is_file() for name in MADE):
+                return
+        get_artifact_repository(found.source, tracking_uri=self.uri).delete_artifacts()
 
     def live(self) -> "dict[int, int]":
         """Versions that have an alias -> number of the last record that each has learned from."""
@@ -276,6 +311,14 @@ class Versions:
     def _answering(self, what: str) -> Iterator[None]:
         with answering(f"line {self.line}: could not {what}", self.uri):
             yield
+
+
+def removable(versions: "Sequence[Version]", keep: int) -> set[int]:
+    """Numbers of the versions, given newest first, that go where `keep` are kept (`Versions.prune`)."""
+    stay = {one.version for one in versions[:keep]}
+    stay |= {one.version for one in versions if one.aliases or one.tags.get(PINNED) == "true"}
+    newest = {one.created_ms // DAY_MS: one.version for one in reversed(versions)}
+    return {one.version for one in versions} - stay - set(newest.values())
 
 
 def _write(model: Path, folder: Path, state: State, calibration: Calibration) -> str:

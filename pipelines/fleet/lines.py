@@ -20,7 +20,7 @@ from ...platform.rebuild import Rebuilt, rebuild
 from ...platform.repair import lost_end, repair
 from ...platform.settings import Fleet, read_fleet
 from ...platform.tracking import prepare_tracking
-from ...platform.versions import Versions
+from ...platform.versions import PINNED, Versions
 from ..console import ERR, OUT, fleet_option, json_option, progress, show_table, teller, write_json
 from . import log_export, log_speed
 
@@ -54,9 +54,13 @@ def lines(fleet_file: Path, json_file: Path | None) -> None:
 @click.option(
     "--rebuild", "number", type=int, metavar="V", help="Make version V again from the log; compare all bits."
 )
+@click.option("--pin", type=int, metavar="V", help="Keep version V, however old (see the line's keep_versions).")
+@click.option("--unpin", type=int, metavar="V", help="Keep version V no longer than others.")
 @fleet_option
 @json_option
-def versions(line: str, number: int | None, fleet_file: Path, json_file: Path | None) -> None:
+def versions(
+    line: str, number: int | None, pin: int | None, unpin: int | None, fleet_file: Path, json_file: Path | None
+) -> None:
     """The published versions of LINE, newest first.
 
     --rebuild V folds the line's log from its first record as the version says that it was made, and compares the bits
@@ -67,7 +71,11 @@ def versions(line: str, number: int | None, fleet_file: Path, json_file: Path | 
     if number is not None:
         _prove(line, number, fleet, json_file)
         return
-    found = [asdict(version) for version in Versions(fleet.tracking, line).list()]
+    kept = Versions(fleet.tracking, line)
+    for version, pinned in ((pin, True), (unpin, False)):
+        if version is not None:
+            kept.pin(version, pinned)
+    found = [asdict(version) for version in kept.list()]
     write_json(found, json_file)
     if str(json_file) != "-":
         columns = ["version", "alias", "learned", "threshold", "calibrated", "made (UTC)"]
@@ -77,7 +85,7 @@ def versions(line: str, number: int | None, fleet_file: Path, json_file: Path | 
             [
                 (
                     v["version"],
-                    ", ".join(v["aliases"]),
+                    ", ".join([*v["aliases"], *(["pinned"] if v["tags"].get(PINNED) == "true" else [])]),
                     v["images_learned"],
                     v["threshold"],
                     "yes" if v["calibrated"] else "no",

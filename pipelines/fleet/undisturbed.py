@@ -35,6 +35,10 @@ class Kept:
         assert found is not None
         return found
 
+    def prune(self, keep: int) -> list[int]:
+        """All are kept in a way: older ones are forgotten by `publish`."""
+        return []
+
     def target(self, version: int | None = None) -> int:
         """Nobody rolls such a line back."""
         raise NotImplementedError

@@ -54,6 +54,10 @@ class Shelf:
         own = self.alias is not None and self.alias <= len(self.watermarks)
         return {self.alias: self.watermarks[self.alias - 1]} if own and self.alias else {}
 
+    def prune(self, keep: int) -> list[int]:
+        self._answer()
+        return []
+
     def target(self, version: int | None = None) -> int:
         self._answer()
         number = version if version is not None else (self.alias or 0) - 1

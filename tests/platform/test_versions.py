@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from everline.methods.errors import ConfigError, Corrupt, EverlineError, NoSpace
 from everline.platform import versions
 from everline.platform.calibration import Calibration
 from everline.platform.tracking import prepare_tracking
-from everline.platform.versions import Versions
+from everline.platform.versions import PINNED, Version, Versions, removable
 from PIL import Image
 from torch import Tensor
 
@@ -375,3 +376,47 @@ def test_publishing_is_quiet(mono: Versions, capfd: pytest.CaptureFixture[str]) 
     publish(mono, "a")
     mono.load(1)
     assert capfd.readouterr() == ("", "")
+
+
+DAY = 86_400_000
+
+
+def made(number: int, day: float, *aliases: str, pinned: str = "") -> Version:
+    tags = {PINNED: pinned} if pinned else {}
+    return Version(number, aliases, number, number, 1.0, True, "lemo", int(day * DAY), tags)
+
+
+def test_old_versions_go_but_for_those_in_use_pinned_ones_and_one_a_day() -> None:
+    known = [
+        made(9, 3.9), made(8, 3.8), made(7, 3.7, "previous"), made(6, 3.6),
+        made(5, 2.9), made(4, 2.8, pinned="true"), made(3, 2.7, pinned="false"),
+        made(2, 1.5), made(1, 1.4, "candidate"),
+    ]  # fmt: skip
+    assert removable(known, 2) == {6, 3}
+    assert removable(known, 9) == removable([], 1) == set()
+
+
+def test_a_version_that_goes_takes_its_files_along_and_the_newest_stay(mono: Versions) -> None:
+    for n in range(5):
+        publish(mono, f"k{n}")
+    folders = {int(one.version): Path(urlsplit(one.source).path) for one in mono._search()}
+    mono.pin(1)
+    assert mono.prune(0) == []
+    assert mono.prune(2) == [2, 3]
+    assert [one.version for one in mono.list()] == [5, 4, 1]
+    assert {number for number, folder in folders.items() if folder.exists()} == {1, 4, 5}
+    assert publish(mono, "k5") == 6
+    mono.pin(1, False)
+    assert mono.prune(2) == [1, 4]  # 5 is the previous one
+
+
+def test_a_folder_that_is_no_version_of_ours_is_left_alone(mono: Versions, tmp_path: Path) -> None:
+    """Whoever may write to MLflow could name any folder as a version's files."""
+    for n in range(4):
+        publish(mono, f"k{n}")
+    (tmp_path / "own.txt").write_text("x")
+    run = mono._client.create_run("0").info.run_id
+    mono._client.create_model_version("mono", str(tmp_path), run)
+    publish(mono, "k5")
+    assert 5 in mono.prune(1)
+    assert (tmp_path / "own.txt").exists()
