@@ -708,7 +708,8 @@ class Line:
         except UnknownVersion as error:
             raise TrackingError(
                 f"line {self.name}: its log says that version {number} is current, but the tracking "
-                f"store does not have it ({error}) Restore it, or name the store that belongs to this log."
+                f"store does not have it ({error}) Name the store that belongs to this log; where its database "
+                f"was lost, register the versions again: everline versions {self.name} --restore"
             ) from error
         except TrackingError as error:
             try:

@@ -79,6 +79,45 @@ class Versions:
             self._make_current(number)
         return number
 
+    def publish_as(
+        self,
+        number: int,
+        state: State,
+        calibration: Calibration,
+        *,
+        watermark: int,
+        key: str,
+        tags: dict[str, str] | None = None,
+    ) -> bool:
+        """As `publish`, under a number that it had in another MLflow; False where that number was given already."""
+        with self._answering(f"register version {number} again"):
+            reachable(self.uri)
+            self._ensure_model()
+            if not self._give_numbers_before(number):
+                return False
+            made = self._registered(state, calibration, watermark, key, tags or {}, {})
+            if made == number:
+                self._make_current(number)
+        return made == number
+
+    def _give_numbers_before(self, number: int) -> bool:
+        """Uses up lower numbers, which MLflow gives in order; False where `number` is given already.
+
+        A version that is deleted keeps its number.
+        """
+        given = max(self._numbers(), default=0)
+        if given >= number:
+            return False
+        experiment = experiment_id(self._client, self.uri, EXPERIMENT, self.artifacts)
+        run = self._client.create_run(experiment, run_name=f"{self.line}-numbers")
+        with ending(self._client, run.info.run_id):
+            while given < number - 1:
+                made = self._client.create_model_version(self.line, run.info.artifact_uri, run.info.run_id)
+                self._client.delete_model_version(self.line, made.version)
+                given = int(made.version)
+        self._client.delete_run(run.info.run_id)
+        return given < number
+
     def propose(
         self, state: State, calibration: Calibration, *, watermark: int, key: str, tags: dict[str, str] | None = None
     ) -> int:

@@ -18,6 +18,7 @@ from ...platform.cluster_watch import ending_with_the_cluster
 from ...platform.log import LogReader, has_log, line_folder, verify
 from ...platform.rebuild import Rebuilt, rebuild
 from ...platform.repair import lost_end, repair
+from ...platform.restore_versions import restore_versions
 from ...platform.settings import Fleet, read_fleet
 from ...platform.tracking import prepare_tracking
 from ...platform.versions import PINNED, Versions
@@ -54,20 +55,36 @@ def lines(fleet_file: Path, json_file: Path | None) -> None:
 @click.option(
     "--rebuild", "number", type=int, metavar="V", help="Make version V again from the log; compare all bits."
 )
+@click.option(
+    "--restore", is_flag=True, help="Register versions again that MLflow has lost, as the log says they were."
+)
 @click.option("--pin", type=int, metavar="V", help="Keep version V, however old (see the line's keep_versions).")
 @click.option("--unpin", type=int, metavar="V", help="Keep version V no longer than others.")
 @fleet_option
 @json_option
 def versions(
-    line: str, number: int | None, pin: int | None, unpin: int | None, fleet_file: Path, json_file: Path | None
+    line: str,
+    number: int | None,
+    restore: bool,
+    pin: int | None,
+    unpin: int | None,
+    fleet_file: Path,
+    json_file: Path | None,
 ) -> None:
     """The published versions of LINE, newest first.
 
     --rebuild V folds the line's log from its first record as the version says that it was made, and compares the bits
     with those that MLflow holds; the line may run meanwhile. Exit status 1: they differ, or the log alone did not make
     that version.
+
+    --restore is for an MLflow whose database was lost: the line does not start without its current version. The log is
+    folded once, and a version registered under its old number where all its bits are as they were. Exit status 1: not
+    all could be had.
     """
     fleet = _fleet_with(line, fleet_file)
+    if restore:
+        _restore(line, fleet, json_file)
+        return
     if number is not None:
         _prove(line, number, fleet, json_file)
         return
@@ -284,6 +301,24 @@ def _prove(line: str, number: int, fleet: Fleet, json_file: Path | None) -> None
     if str(json_file) != "-":
         _show_rebuilt(found)
     if not found.equal:
+        raise SystemExit(1)
+
+
+def _restore(line: str, fleet: Fleet, json_file: Path | None) -> None:
+    reader = LogReader(line_folder(fleet.store, line))
+    with progress() as bars:
+        kept = Versions(fleet.tracking, line, fleet.artifacts)
+        done = restore_versions(kept, reader, fleet.line(line), teller(bars, f"{line} versions"))
+    write_json(done.to_json(), json_file)
+    if str(json_file) != "-":
+        for number, why in done.lost.items():
+            ERR.print(f"version {number} was not registered: {why}", markup=False, highlight=False, soft_wrap=True)
+        OUT.print(
+            f"{line}: {len(done.restored)} versions registered again, {len(done.known)} were there, "
+            f"{len(done.lost)} are lost; current: {done.current or 'none'}",
+            highlight=False,
+        )
+    if done.lost:
         raise SystemExit(1)
 
 
