@@ -271,6 +271,7 @@ class LineActor:
     def _tended(self) -> None:
         if self._line and self._line.owes:
             self._settle()
+        self._keep_alias()
         began = time.monotonic()
         if began < self._look_at:
             return
@@ -282,6 +283,14 @@ class LineActor:
             log.exception("line %s could not say how it stands", self._name)
         now = time.monotonic()
         self._look_at = now + pause_after(now - began)
+
+    def _keep_alias(self) -> None:
+        try:
+            if self._at_work().keep_alias():
+                metrics.alias_put_back(self._name)
+                self._settle()
+        except EverlineError as error:
+            log.warning("line %s could not compare MLflow's alias: %s", self._name, error)
 
     def _start_again_if_broken(self) -> None:
         """A state that cannot be trusted ends with its process: Ray starts another, which folds over the log.

@@ -166,6 +166,7 @@ class Line:
             self._fresh: Publish | None = None  # due by the record applied last
             self._waiting = Waiting(self.folder / "waiting")
             self._alias_behind = False  # whether MLflow has not heard yet which version is current
+            self._wrong_alias: str | None = None  # what somebody made current in MLflow, when it was looked at last
             self._made_on = [machine(settings.threads, settings.device)]  # all that the learner has computed on
             self.broken = ""  # why the fold cannot be trusted any more; what is in the log is safe
             self._retry_at = 0.0  # monotonic seconds; before that MLflow is not asked again
@@ -188,8 +189,8 @@ class Line:
 
         data: an encoded image as it came. id: 1 to 256 characters; an image whose id is in the log already is
         not learned again and gets its first answer. judged: features, moments and verdict, where a serving replica
-        made them already; then a repeated id is recorded once more, as kind `repeat`. Its score counts; threshold,
-        p-value and verdict are the line's, where they are of the version that is current here. request: by which it
+        made them already; then a repeated id is recorded once more, as kind `repeat`. Its score counts where it is of
+        the version that is current here; threshold, p-value and verdict are the line's. request: by which it
         came over HTTP, kept in the record's data. known: whether the sender may teach the line; if not, the image is
         never learned and nothing is concluded from it, its record says `unknown_sender`, and its id begins with
         `unknown:`, so that nobody can take the id of an image that is to come.
@@ -203,6 +204,8 @@ class Line:
         if id in self.ids and judged is None:
             return self._known(id)
         features, numbers, verdict = judged or self._judge(data)
+        if judged and (verdict or {}).get("version") != (self.scorer.version if self.scorer else None):
+            verdict = self._judged_here(features, data)
         judges = self.fold.knows or self.fold.shifted is not None
         verdict = self._decided(verdict) if verdict and judges else {"verdict": "learning"}
         first = self.ids.get(id)
@@ -457,12 +460,16 @@ class Line:
             self.writer.close()
 
     def _judge(self, data: bytes) -> tuple[Tensor, list[float], dict[str, Any] | None]:
-        learner, scorer = self.fold.learner, self.scorer
-        features, numbers = seen(learner, data)
+        features, numbers = seen(self.fold.learner, data)
+        return features, numbers, self._judged_here(features, data)
+
+    def _judged_here(self, features: Tensor, data: bytes) -> dict[str, Any] | None:
+        """A verdict's fields by the current version, whatever others take for it; None without one."""
+        scorer = self.scorer
         if scorer is None:
-            return features, numbers, None
-        fit = scorer.takes_features_of(learner)
-        return features, numbers, scorer.judge(features if fit else embed_image(scorer.detector, data))[0]
+            return None
+        fit = scorer.takes_features_of(self.fold.learner)
+        return scorer.judge(features if fit else embed_image(scorer.detector, data))[0]
 
     def _in_force(self) -> InForce | None:
         """The current version's calibration as it stands by now; None without a version."""
@@ -558,8 +565,36 @@ class Line:
     def _move_alias(self) -> None:
         """Tells MLflow which version is current, where it has not heard. Raises TrackingError."""
         if self._alias_behind and self.scorer and self.versions.current() != self.scorer.version:
-            self.versions.rollback(self.scorer.version)
+            self._put_alias_back(self.scorer.version)
         self._alias_behind = False
+
+    def _put_alias_back(self, version: int) -> None:
+        try:
+            self.versions.rollback(version)
+        except UnknownVersion as error:  # somebody removed it; the line has it, and goes on
+            log.error("line %s: MLflow does not have its current version any more: %s", self.name, error)
+
+    def keep_alias(self) -> bool:
+        """Puts MLflow's alias back where somebody moved it; whether so. The log says which version is current."""
+        if self.scorer is None or self._alias_behind:
+            return False
+        self._tried(self._compare_alias, self.scorer.version)
+        return self._alias_behind
+
+    def _compare_alias(self, version: int) -> None:
+        found = self.versions.current()
+        told, self._wrong_alias = self._wrong_alias, None if found == version else _named(found)
+        if self._wrong_alias in (None, told):  # what cannot be put back is told once
+            return
+        self._append_event("alias", version, found=found)
+        self._alias_behind = True
+        log.error(
+            "line %s: somebody made %s current in MLflow; the log says %s, and the alias is put back. A version is "
+            "made current by `everline rollback`.",
+            self.name,
+            self._wrong_alias,
+            _named(version),
+        )
 
     def _make_current(self, scorer: Scorer, state: State) -> None:
         """From now on it gives the verdicts, in this process and in one that starts while MLflow is down."""

@@ -54,6 +54,7 @@ METRICS: dict[str, Metric] = {
         Metric("everline_drift", "gauge", (*_LINE, "state"), "1 while the watch says so: `drift` or `defects`"),
         Metric("everline_held", "gauge", _LINE, "1 while a candidate of the line's own is held back"),
         Metric("everline_versions_waiting", "gauge", _LINE, "versions that MLflow has not heard of yet"),
+        Metric("everline_alias_put_back_total", "counter", _LINE, "times that somebody moved the alias in MLflow"),
         Metric("everline_spooled_records", "gauge", _LINE, "records that the store has not taken yet"),
         Metric("everline_inspect_seconds", "histogram", _LINE, "at a replica, from a request to its answer", SECONDS),
         Metric("everline_serving_version", "gauge", _LINE, "the version that a replica scores with; 0: none yet"),
@@ -75,6 +76,11 @@ def recorded(line: str, inspection: Inspection, seconds: float) -> None:
 def dropped(line: str) -> None:
     """A line that is full has sent an image away for good."""
     _count("everline_dropped_total", line=line)
+
+
+def alias_put_back(line: str) -> None:
+    """A line has found another version current in MLflow than its log says."""
+    _count("everline_alias_put_back_total", line=line)
 
 
 def process(line: str, up: bool, waiting: int) -> None:

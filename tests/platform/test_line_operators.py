@@ -8,13 +8,14 @@ import pytest
 from everline.methods.errors import (
     ConfigError,
     UnknownImage,
+    UnknownVersion,
 )
 from everline.platform.line import Line
 from everline.platform.log import LogReader
 from everline.platform.statefiles import digest
 from PIL import Image, ImageOps
 
-from .lines import SETTINGS, STREAM, Shelf, die, png, send
+from .lines import QUICK, SETTINGS, STREAM, Shelf, die, png, send
 
 ROUTED = replace(SETTINGS, method="coreset", params={"size": 64, "form": "routed", "memory": 100})
 
@@ -168,5 +169,54 @@ def test_the_lines_threshold_decides_over_that_of_a_replica(opened: Callable[...
     stale = {**seen, "score": line.scorer.calibration.threshold * 1.0001, "verdict": "reject"}
     answer = line.inspect(STREAM[50], "new", judged=(features, numbers, stale))
     assert (answer.verdict, answer.threshold) == ("pass", line._in_force().threshold)  # type: ignore[union-attr]
-    other = line.inspect(STREAM[51], "newer", judged=(features, numbers, {**stale, "version": 9}))
-    assert (other.verdict, other.version) == ("reject", 9)
+
+
+@pytest.mark.slow
+def test_whatever_version_a_replica_takes_for_current_that_of_the_log_decides(opened: Callable[..., Line]) -> None:
+    line = opened()
+    send(line, 0, 50)
+    features, numbers, seen = line._judge(STREAM[50])
+    assert seen is not None
+    other = line.inspect(STREAM[50], "new", judged=(features, numbers, {**seen, "version": 9, "score": 1e9}))
+    assert (other.version, other.score) == (seen["version"], seen["score"])
+    none = line.inspect(STREAM[51], "newer", judged=(*line._judge(STREAM[51])[:2], None))
+    assert none.version == seen["version"]
+
+
+def test_an_alias_that_somebody_moved_is_put_back_and_a_record_says_so(
+    opened: Callable[..., Line], caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf = Shelf()
+    line = opened(shelf, settings=QUICK)
+    send(line, 0, 60)
+    line.settle()
+    right = shelf.alias
+    assert right == 2 and not line.keep_alias()
+    for wrong in (1, None, 1):
+        shelf.alias = wrong
+        assert line.keep_alias()
+        line.settle()
+        assert shelf.alias == right
+        assert not line.keep_alias()
+    told = list(LogReader(line.folder).of_kind("alias"))
+    assert [(record.version, record.data) for record in told] == [(2, {"found": found}) for found in (1, None, 1)]
+    assert "somebody made version 1 current in MLflow; the log says version 2" in caplog.text
+
+
+def test_a_current_version_that_mlflow_lost_is_told_once_and_the_line_goes_on(
+    opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = Shelf()
+    line = opened(shelf, settings=QUICK)
+    send(line, 0, 60)
+    line.settle()
+
+    def gone(version: int | None = None) -> int:
+        raise UnknownVersion("no version 2")
+
+    monkeypatch.setattr(shelf, "rollback", gone)
+    shelf.alias = 1
+    assert line.keep_alias()
+    line.settle()
+    assert not line.keep_alias()
+    assert line.inspect(png(70), "next").version == 2

@@ -165,7 +165,7 @@ def test_images_wait_for_looks_one_percent_of_the_time_and_one_slow_look_does_no
 
 
 def test_a_line_that_is_seldom_looked_at_is_told_of_as_often_as_another(
-    heard: dict[str, Heard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    heard: dict[str, Heard], tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = []
 
@@ -179,7 +179,7 @@ def test_a_line_that_is_seldom_looked_at_is_told_of_as_often_as_another(
     monkeypatch.setattr(actor, "ray", SimpleNamespace(get_runtime_context=lambda: context))
     monkeypatch.setattr(actor, "TEND_S", 0.01)
     settings = parse_fleet({"store": "store", "lines": {"mono": {"params": {"size": 64}}}}, tmp_path).line("mono")
-    line = Slow("mono", settings, str(tmp_path), "none")
+    line = Slow("mono", settings, str(tmp_path), tracking_uri)
     told = heard["everline_images_learned"].told
     give_up = time.monotonic() + 120
     while len(told.get(("mono",), [])) < 10 and time.monotonic() < give_up:
