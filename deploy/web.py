@@ -32,6 +32,7 @@ from ..methods.errors import (
     LineStopped,
     NoSpace,
     SecondWriter,
+    ServerBusy,
     StoreDown,
     TrackingError,
     UnknownImage,
@@ -59,6 +60,7 @@ ERRORS: tuple[tuple[type[BaseException], int, str], ...] = (  # the first that f
     (LineStopped, 503, "line_stopped"),
     (LineDown, 503, "line_down"),
     (Dropped, 429, "dropped"),
+    (ServerBusy, 503, "server_busy"),
     (Busy, 503, "line_busy"),
     (SecondWriter, 503, "line_moved"),
     (StoreDown, 503, "store_unavailable"),
@@ -92,6 +94,7 @@ class Lines(Protocol):
     async def switch(self, line: str, task: str) -> int: ...
     async def recent(self, line: str, limit: int, before: int | None, verdict: str | None) -> list[dict[str, Any]]: ...
     async def image(self, line: str, id: str) -> bytes: ...
+    async def small(self, line: str, id: str, side: int) -> Any: ...
     async def overlay(self, line: str, id: str) -> bytes: ...
     async def targets(self) -> list[str]: ...
     async def feedback(self, line: str, id: str, label: str, by: str) -> dict[str, Any]: ...

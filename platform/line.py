@@ -34,7 +34,7 @@ from .checkpoints import Checkpoints
 from .drift import moments
 from .due import Waiting
 from .fold import Fold, Publish
-from .images import prepare
+from .images import MAX_PIXELS, prepare
 from .log import LogReader, line_folder
 from .online import DEFECT, LABELS, OK, InForce
 from .ownjudge import SYNTHETIC, Question
@@ -95,9 +95,9 @@ class Inspection:
     duplicate: bool = False  # the id was in the log already: it is not learned again
 
 
-def seen(detector: Detector, data: bytes) -> tuple[Tensor, list[float]]:
+def seen(detector: Detector, data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Tensor, list[float]]:
     """An encoded image -> its features (1, C, h, w), and the numbers by which a drift is seen (platform/drift.py)."""
-    pixels = prepare(data, detector.size)
+    pixels = prepare(data, detector.size, max_pixels=max_pixels)
     features = detector.embed(pixels[None])
     return features, moments(pixels, features)
 
@@ -446,7 +446,7 @@ class Line:
 
     def _judge(self, data: bytes) -> tuple[Tensor, list[float], dict[str, Any] | None]:
         learner, scorer = self.fold.learner, self.scorer
-        features, numbers = seen(learner, data)
+        features, numbers = seen(learner, data, self.settings.max_pixels)
         if scorer is None:
             return features, numbers, None
         fit = scorer.takes_features_of(learner)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from everline.deploy.desk import Desk
-from everline.deploy.scoring import overlaid
+from everline.deploy.scoring import overlaid, wanted
 from everline.deploy.web import application, base_name
 from everline.methods.detector import State
 from everline.methods.errors import (
@@ -32,13 +33,14 @@ from everline.methods.errors import (
 )
 from everline.methods.registry import build
 from everline.platform.calibration import Calibration
-from everline.platform.images import prepare
+from everline.platform.decoders import BACKLOG, DECODERS, Decoders
+from everline.platform.images import prepare, views
 from everline.platform.settings import Fleet, LineSettings
 from everline.platform.versions import Version
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from ..conftest import until
+from ..conftest import flat_webp, until
 
 LIMIT = 100_000
 PARAMS = {"size": 64, "weights": "none"}
@@ -140,12 +142,19 @@ class Registry:
 class Bench:
     """A client, and what stands behind it."""
 
-    def __init__(self, folder: Path, poll_s: float) -> None:
+    def __init__(
+        self, folder: Path, poll_s: float, lines: tuple[str, ...] = ("mono",), decoders: Decoders = DECODERS
+    ) -> None:
         self.line, self.registry = Line(), Registry()
-        settings = LineSettings(method="padim", params=PARAMS)
-        fleet = Fleet(store=folder, tracking="", lines={"mono": settings})
+        settings = LineSettings(method="padim", params=PARAMS, max_megapixels=1)
+        fleet = Fleet(store=folder, tracking="", lines=dict.fromkeys(lines, settings))
         self.desk = Desk(
-            fleet, poll_s=poll_s, patience_s=0.5, handle=lambda _: self.line, versions=lambda *_: self.registry
+            fleet,
+            poll_s=poll_s,
+            patience_s=0.5,
+            handle=lambda _: self.line,
+            versions=lambda *_: self.registry,
+            decoders=decoders,
         )
         self.failed: list[str] = []
         app = application(self.desk, body_limit=LIMIT, failed=self.failed.append)
@@ -244,7 +253,8 @@ def test_the_map_comes_as_a_picture_over_its_image(scoring: Bench) -> None:
     picture = Image.open(io.BytesIO(data))
     assert (picture.format, picture.size, picture.mode) == ("PNG", (48, 48), "RGB")  # the image's, not the map's
     assert answer["map_range"] == [2.0, 4.0]
-    assert data == overlaid(scoring.desk._counters["mono"], png(5))
+    mono = scoring.desk._counters["mono"]
+    assert data == overlaid(mono, png(5), views(png(5), **wanted(mono, own=False, picture=True)))
 
 
 @pytest.mark.parametrize(("query", "name"), [("", "map_overlay"), ("&map=true", "map_png")])
@@ -594,3 +604,27 @@ def test_a_task_is_switched_through_the_line(bench: Bench) -> None:
 def test_a_task_s_body_is_checked(bench: Bench, body: bytes) -> None:
     error_of(bench.http.post("/lines/mono/task", content=body), 422, "invalid")
     assert bench.line.calls == []
+
+
+def test_an_image_of_more_pixels_than_its_line_takes_is_refused_before_it_is_decoded(bench: Bench) -> None:
+    small, large = (bench.http.post("/lines/mono/inspect", content=flat_webp(side)) for side in (1000, 1001))
+    assert small.status_code == 200
+    assert "1001 x 1001 pixels; at most 1,000,000" in error_of(large, 400, "bad_image")
+    assert [call[0] for call in bench.line.calls] == ["record"]
+
+
+def test_a_line_s_flood_of_large_images_neither_stops_another_line_nor_waits_without_end(tmp_path: Path) -> None:
+    decoders = Decoders(pixels=2_000_000)
+    bench, large = Bench(tmp_path, 60, ("mono", "flood"), decoders), flat_webp(1000)
+    with bench.http, ThreadPoolExecutor(64) as callers:
+        with decoders.room(1_000_000, "flood"):  # half of all: one of its images is being decoded
+            sent = [callers.submit(bench.http.post, "/lines/flood/inspect", content=large) for _ in range(20)]
+            until(lambda: sum(one.done() for one in sent) == 20 - 2 * BACKLOG)
+            assert bench.http.post("/lines/mono/inspect", content=large).status_code == 200
+            assert sum(one.done() for one in sent) == 20 - 2 * BACKLOG
+        answers = [one.result() for one in sent]
+    refused = [one for one in answers if one.status_code != 200]
+    assert len(refused) == 20 - 2 * BACKLOG
+    for one in refused:
+        assert "send this one again" in error_of(one, 503, "server_busy")
+        assert one.headers["retry-after"]
