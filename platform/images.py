@@ -12,6 +12,7 @@ Accepted: PNG, JPEG, BMP, TIFF and WebP, one still image each. All come out as 8
 
 import hashlib
 import io
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -58,6 +59,9 @@ _STARTS = {
 }
 _EIGHT_BITS = ((np.arange(2**16, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 _FILTERS = threading.Lock()
+if "PILLOW_BLOCK_SIZE" not in os.environ:
+    # An image in one piece: its memory goes back at once. Of pieces below 32 MiB glibc keeps some for each thread.
+    Image.core.set_block_size(2**30)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -281,3 +283,25 @@ def test_a_small_webp_of_very_many_pixels_is_refused() -> None:
     with pytest.raises(ImageError, match="10000 x 10000 pixels"):
         decode(flat_webp(10_000), max_pixels=50_000_000, room=rooms(seen))
     assert seen == []
+
+
+KEPT = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from psutil import Process
+from everline.platform.images import prepare
+data = sys.stdin.buffer.read()
+def one(_):
+    with ThreadPoolExecutor(1) as pool:  # a new thread, and so another arena
+        pool.submit(prepare, data, 64).result()
+before = Process().memory_info().rss
+with ThreadPoolExecutor(6) as pool:
+    for _ in range(2):
+        list(pool.map(one, range(6)))
+print((Process().memory_info().rss - before) / 2**20)
+"""
+
+
+def test_threads_keep_no_memory_of_the_images_that_they_decoded() -> None:
+    ran = subprocess.run([sys.executable, "-c", KEPT], input=flat_webp(5_000), capture_output=True, check=True)
+    assert float(ran.stdout) < 90  # of one image: 95 MiB
