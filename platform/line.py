@@ -22,6 +22,7 @@ from ..methods.errors import (
     ConfigError,
     Corrupt,
     EverlineError,
+    NoSpace,
     StateError,
     StoreError,
     TrackingError,
@@ -497,16 +498,19 @@ class Line:
             self._fresh = None
 
     def _tried(self, work: Callable[..., None], *args: Any) -> bool:
-        """Whether MLflow did it. One that did not answer is not asked again for a while."""
+        """Whether MLflow did it. One that did not answer, or had no disk to write to, is not asked again for a while.
+
+        Without room on the log's own disk nothing is lost either: its next record says so, by NoSpace.
+        """
         began = time.monotonic()
         if began < self._retry_at:
             return False
         try:
             work(*args)
-        except TrackingError as error:
+        except (TrackingError, NoSpace) as error:
             now = time.monotonic()
             self._retry_at = now + max(RETRY_S, RETRY_SHARE * (now - began))
-            log.warning("line %s: goes on without MLflow, which will hear of it later: %s", self.name, error)
+            log.warning("line %s: goes on, and tells MLflow later, since now it cannot: %s", self.name, error)
             return False
         return True
 
@@ -680,7 +684,7 @@ class Line:
                 f"line {self.name}: its log says that version {number} is current, but the tracking "
                 f"store does not have it ({error}) Restore it, or name the store that belongs to this log."
             ) from error
-        except TrackingError as error:
+        except (TrackingError, NoSpace) as error:
             try:
                 states, meta = self._kept.load(number)
             except Corrupt:
