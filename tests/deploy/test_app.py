@@ -16,7 +16,7 @@ import pytest
 import torch
 from everline.deploy.desk import Desk
 from everline.deploy.scoring import overlaid, wanted
-from everline.deploy.web import application, base_name
+from everline.deploy.web import BODIES, application, base_name
 from everline.methods.detector import State
 from everline.methods.errors import (
     Busy,
@@ -143,7 +143,12 @@ class Bench:
     """A client, and what stands behind it."""
 
     def __init__(
-        self, folder: Path, poll_s: float, lines: tuple[str, ...] = ("mono",), decoders: Decoders = DECODERS
+        self,
+        folder: Path,
+        poll_s: float,
+        lines: tuple[str, ...] = ("mono",),
+        decoders: Decoders = DECODERS,
+        limit: int = LIMIT,
     ) -> None:
         self.line, self.registry = Line(), Registry()
         settings = LineSettings(method="padim", params=PARAMS, max_megapixels=1)
@@ -157,7 +162,7 @@ class Bench:
             decoders=decoders,
         )
         self.failed: list[str] = []
-        app = application(self.desk, body_limit=LIMIT, failed=self.failed.append)
+        app = application(self.desk, body_limit=limit, failed=self.failed.append)
         self.http = TestClient(app, raise_server_exceptions=False)
 
     def publish(self, number: int, state: State | None = None) -> None:
@@ -628,3 +633,60 @@ def test_a_line_s_flood_of_large_images_neither_stops_another_line_nor_waits_wit
     for one in refused:
         assert "send this one again" in error_of(one, 503, "server_busy")
         assert one.headers["retry-after"]
+
+
+@pytest.mark.parametrize("where", ["inspect", "inspect/batch"])
+def test_a_large_form_needs_no_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "not there"))
+    bench, large = Bench(tmp_path, 60, limit=2**23), png(1, 700)
+    assert len(large) > 2**20  # from there on a form would be kept in files
+    with bench.http:
+        answer = bench.http.post(f"/lines/mono/{where}", files={"image": ("a.png", large)})
+    assert answer.status_code == 200
+    assert [call[1] for call in bench.line.calls] == [large]
+
+
+async def posted(app: Any, receive: Callable[[], Any]) -> tuple[int, Any]:
+    """Status and answer of an inspection whose body comes from `receive`."""
+    came: list[Any] = []
+
+    async def send(message: Any) -> None:
+        came.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/lines/mono/inspect", "query_string": b"", "headers": []}
+    await app({**scope, "raw_path": b"", "http_version": "1.1", "client": None}, receive, send)
+    return came[0]["status"], json.loads(came[1]["body"])
+
+
+def test_all_bodies_together_have_a_bound(tmp_path: Path) -> None:
+    bench, go, halves = Bench(tmp_path, 60), asyncio.Event(), 0
+
+    async def whole() -> Any:
+        return {"type": "http.request", "body": b"x" * LIMIT, "more_body": False}
+
+    def half() -> Callable[[], Any]:
+        pieces = iter([b"x" * LIMIT])
+
+        async def receive() -> Any:
+            nonlocal halves
+            for piece in pieces:
+                return {"type": "http.request", "body": piece, "more_body": True}
+            halves += 1
+            await go.wait()
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        return receive
+
+    async def all_of_them() -> list[tuple[int, Any]]:
+        app: Any = bench.http.app
+        async with app.router.lifespan_context(app):
+            sent = [asyncio.create_task(posted(app, half())) for _ in range(BODIES)]
+            while halves < BODIES:
+                await asyncio.sleep(0.01)
+            refused = await posted(app, whole)
+            go.set()
+            return [refused, *[await one for one in sent], await posted(app, whole)]
+
+    refused, *others = asyncio.run(all_of_them())
+    assert (refused[0], refused[1]["error"]["code"]) == (503, "server_busy")
+    assert {status for status, _ in others} == {400}  # no images, but read
