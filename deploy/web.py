@@ -49,7 +49,7 @@ from .guard import Guard, Rules
 log = logging.getLogger("everline.web")
 BODY_LIMIT = 32 * 2**20
 BATCH = 64  # images of one form
-BODIES = 16  # body limits that all requests of a replica hold together
+BODIES = 32  # body limits that all requests of a replica hold together
 DRAIN = 4  # body limits that are read, and thrown away, of a body that is too large
 RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # the last: curl --data-binary
 ANSWER = "X-Everline-Answer"  # header beside a picture
