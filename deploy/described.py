@@ -31,6 +31,7 @@ CODES = {  # status: the codes that an error of it may have, and when
     403: (("forbidden", "other_site"), "The token has not this right; or a page of another site asked."),
     404: (("unknown_line", "unknown_version", "unknown_image", "not_found"), "There is no such thing."),
     405: (("method_not_allowed",), "Another method is for this address."),
+    408: (("body_timeout",), "The body did not come in time, or others needed its room."),
     413: (("too_large",), "The body is above the limit."),
     415: (("unsupported_media_type",), "The body is of another media type."),
     421: (("unknown_host",), "The header Host names no host that this server answers to (`--allow-host`)."),
@@ -58,7 +59,7 @@ IMAGE_KINDS = ("image/png", "image/jpeg", "image/bmp", "image/tiff", "image/webp
 BINARY = {"type": "string", "format": "binary"}
 EVENT = {"type": "object", "properties": {"event": {"enum": ["line", "image"]}, "data": {"type": "string"}}}
 PRINTABLE: dict[str, Any] = {"format": "printable"}  # of a text: all its characters can be printed
-GUARD = (401, 403, 421, 429, 431, 500, 504)  # errors that any request may meet
+GUARD = (401, 403, 408, 421, 429, 431, 500, 504)  # errors that any request may meet
 PARAMETERS = {  # name: what it is, where its route does not say
     "line": "a line of the fleet; GET /lines has them",
     "learn": "false: judge it only",

@@ -19,17 +19,19 @@ from ..methods.registry import build
 from ..platform import metrics
 from ..platform.actor import answer_soon, line_handle
 from ..platform.cluster import metrics_targets
-from ..platform.images import prepare
+from ..platform.decoders import DECODERS, Decoders
+from ..platform.images import MAX_PIXELS, Views, views
 from ..platform.settings import Fleet
 from ..platform.versions import Versions
-from .scoring import MAPS, Counter, Job, Queue, Seen, backbones, look, overlaid, try_out
+from .scoring import MAPS, Counter, Job, Queue, Seen, backbones, look, overlaid, try_out, wanted
 
 log = logging.getLogger("everline.desk")
 T = TypeVar("T")
 PATIENCE_S = 60.0  # for a line's actor to answer
 RETRY_S = 30.0  # for a line that comes back, or has room again
 PAUSE_S = 0.2
-DECODERS = 4  # threads
+DECODING = 64  # threads: as many images as requests come to a replica, most of which wait for their turn
+DECODE_S = 30.0  # that an image waits for its turn to be decoded
 
 
 class Desk:
@@ -43,11 +45,13 @@ class Desk:
         patience_s: float = RETRY_S,
         handle: Callable[[str], Any] | None = None,
         versions: Callable[[str, str], Any] = Versions,
+        decoders: Decoders = DECODERS,
     ) -> None:
         """poll_s: seconds between two looks at the aliases. patience_s: for a line that is down or busy.
 
-        handle, versions: seams that tests replace.
+        handle, versions, decoders: seams that tests replace.
         """
+        self._decoders = decoders
         self.fleet, self.poll_s, self.patience_s = fleet, poll_s, patience_s
         self._handle = handle or partial(line_handle, store=fleet.store)
         self._counters = {
@@ -61,8 +65,9 @@ class Desk:
             for name, s in fleet.lines.items()
         }
         # torch's work on images happens in one thread, so that it neither blocks the event loop nor competes
-        # with itself; what waits for it is decoded in others, and one more looks up and loads versions.
-        self._decode = ThreadPoolExecutor(DECODERS, "everline-decode")
+        # with itself; what waits for it is decoded in others, and one more looks up and loads versions. How many
+        # images are decoded at once, and whose turn it is, is for `decoders` to say.
+        self._decode = ThreadPoolExecutor(DECODING, "everline-decode")
         self._waiting = Queue()
         self._compute = ThreadPoolExecutor(1, "everline-compute")
         self._watch = ThreadPoolExecutor(1, "everline-watch")
@@ -102,7 +107,7 @@ class Desk:
 
         A line that is coming back, or has no room for another image, is waited for; its id keeps an image from being
         learned twice. Raises UnknownLine, ImageError, ConfigError, StoreError, NoSpace, TrackingError, Busy, Dropped,
-        LineDown, LineStopped, TimeoutError.
+        ServerBusy, LineDown, LineStopped, TimeoutError.
         """
         counter = self._counter(line)
         if counter.scorer is None and counter.problem:  # there may well be a version: `learning` would be a lie
@@ -154,8 +159,14 @@ class Desk:
         return bytes(await self._ask(line, "image", id))
 
     async def overlay(self, line: str, id: str) -> bytes:
-        """PNG of a logged image under the serving version's map. Raises as `image`, and UnknownVersion."""
-        return await self._run(self._compute, partial(overlaid, self._counter(line), await self.image(line, id)))
+        """PNG of a logged image under the serving version's map. Raises as `image`, UnknownVersion, ServerBusy."""
+        counter, data = self._counter(line), await self.image(line, id)
+        found = await self._views(line, data, MAX_PIXELS, **wanted(counter, own=False, picture=True))
+        return await self._run(self._compute, partial(overlaid, counter, data, found))
+
+    async def small(self, line: str, id: str, side: int) -> Any:
+        """A logged image as uint8 (h, w, 3), no side above `side`. Raises as `image`, and ServerBusy."""
+        return (await self._views(line, await self.image(line, id), MAX_PIXELS, side=side)).picture
 
     async def feedback(self, line: str, id: str, label: str, by: str) -> dict[str, Any]:
         """What a person says of an image, as a record. Raises UnknownLine, UnknownImage, ConfigError, LineDown."""
@@ -181,12 +192,18 @@ class Desk:
         return self._counters[line]
 
     async def _seen(self, counter: Counter, data: bytes, want_map: str) -> Seen:
-        """Features and verdict of an encoded image. Raises ImageError."""
-        pixels = await self._run(self._decode, partial(prepare, data, counter.embedder.size))
-        job = Job(counter, data, pixels, want_map)
+        """Features and verdict of an encoded image. Raises ImageError, ServerBusy."""
+        most = self.fleet.line(counter.name).max_pixels
+        found = await self._views(counter.name, data, most, **wanted(counter, True, want_map == "overlay"))
+        job = Job(counter, data, found, want_map)
         self._waiting.put(job)
         self._compute.submit(self._waiting.work)
         return await asyncio.wrap_future(job.done)
+
+    async def _views(self, line: str, data: bytes, max_pixels: int, **what: Any) -> Views:
+        """Decode an image when it is the line's turn. Raises ImageError, ServerBusy."""
+        room = partial(self._decoders.room, who=line, patience_s=DECODE_S)
+        return await self._run(self._decode, partial(views, data, max_pixels=max_pixels, room=room, **what))
 
     async def _state(self, name: str) -> dict[str, Any]:
         try:

@@ -11,11 +11,13 @@ from asyncio import TimerHandle, Transport
 
 import uvicorn.config
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .answers import HEADERS_LIMIT, REQUEST_ID, RETRY_AFTER_S, problem
+from .bodies import Bodies, BodiesFull, BodySlow, from_environment
 
 HEALTHZ = "/-/healthz"  # of Serve: says `success`, for load balancers
 HEAD_S = 30.0  # in which a request's headers must be there
@@ -36,27 +38,46 @@ def middlewares() -> list[Middleware]:
     """
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:Bounded"
     os.environ["FORWARDED_ALLOW_IPS"] = ""
-    return [Middleware(Door)]
+    return [Middleware(Door, bodies=from_environment())]
 
 
 class Door:
     """Takes out of a request what Ray Serve would obey (a time-out, a model) or cannot decode (and answer by 500).
 
-    Where the proxy itself refuses a request, the answer gets the shape of all our errors. Serve's own addresses
-    (/-/routes) are not served, but for its health: no token and no rate would stand before them.
+    A request goes on when its body is there (bodies.py). Where the proxy itself refuses a request, the answer gets the
+    shape of all our errors. Serve's own addresses (/-/routes) are not served, but for its health: no token and no rate
+    would stand before them.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, bodies: Bodies | None = None) -> None:
+        self.app, self.bodies = app, bodies or Bodies()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/-/") and scope["path"] != HEALTHZ:
             await _not_found(scope)(scope, receive, send)
-        elif scope["type"] == "http":
-            scope["headers"] = [header for header in scope["headers"] if _passes(*header)]
-            await self.app(scope, receive, _in_our_shape(scope, receive, send))
-        else:
+            return
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        scope["headers"] = [header for header in scope["headers"] if _passes(*header)]
+        try:
+            async with self.bodies.received(scope, receive) as body:
+                await self.app(scope, body, _in_our_shape(scope, receive, send))
+        except ClientDisconnect:
+            return
+        except BodySlow:
+            text = f"the body did not come within {self.bodies.body_s:g} s, or others needed its room; send it again."
+            await _refusal(scope, 408, "body_timeout", text)(scope, receive, send)
+        except BodiesFull:
+            await _refusal(scope, 503, *REFUSALS[503])(scope, receive, send)
+
+
+def _refusal(scope: Scope, status: int, code: str, text: str) -> ASGIApp:
+    """An answer in our shape, after which the connection ends, since the rest of the body is not read."""
+    id = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1") or uuid.uuid4().hex
+    scope["everline.request_id"] = id
+    after = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
+    return problem(scope, status, code, text, {"X-Request-Id": id, "Connection": "close", **after})
 
 
 def _not_found(scope: Scope) -> JSONResponse:

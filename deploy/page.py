@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..platform.images import decode, suffix_of
-from ..platform.pictures import jpeg, shrink
+from ..platform.images import suffix_of
+from ..platform.pictures import jpeg
 from . import described
 from .events import FOR_HOLDERS, Events, Listener
 
@@ -50,6 +50,7 @@ class Shown(Protocol):
     async def line(self, line: str) -> dict[str, Any]: ...
     async def recent(self, line: str, limit: int, before: int | None, verdict: str | None) -> list[dict[str, Any]]: ...
     async def image(self, line: str, id: str) -> bytes: ...
+    async def small(self, line: str, id: str, side: int) -> Any: ...
     async def overlay(self, line: str, id: str) -> bytes: ...
     async def feedback(self, line: str, id: str, label: str, by: str) -> dict[str, Any]: ...
     def health(self) -> dict[str, Any]: ...
@@ -80,8 +81,6 @@ def add(app: FastAPI, lines: Shown, tokens: bool) -> None:
 
 
 def _add_images(app: FastAPI, lines: Shown) -> None:
-    decoding = CapacityLimiter(2)  # small copies that are made at a time
-
     @app.get("/lines/{line}/images", **described.ROWS)
     async def images(
         line: str,
@@ -97,9 +96,10 @@ def _add_images(app: FastAPI, lines: Shown) -> None:
         line: str, id: Annotated[str, Query(max_length=MAX_ID)], side: Annotated[int | None, SIDES] = None
     ) -> Response:
         """An image as it came, or with `side` a JPEG copy that is no larger."""
-        data = await lines.image(line, id)
         if side is not None:
-            data = await to_thread.run_sync(partial(_small, data, side), limiter=decoding)
+            data = await to_thread.run_sync(jpeg, await lines.small(line, id, side))
+        else:
+            data = await lines.image(line, id)
         return Response(data, media_type=PICTURES.get(suffix_of(data), "application/octet-stream"), headers=KEPT)
 
     @app.get("/lines/{line}/image/map", **described.OVERLAY)
@@ -136,7 +136,3 @@ def _always(answer: partial[Response]) -> Any:
         return answer()
 
     return file
-
-
-def _small(data: bytes, side: int) -> bytes:
-    return jpeg(shrink(decode(data), side))

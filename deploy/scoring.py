@@ -8,6 +8,7 @@ import base64
 import io
 import logging
 import threading
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -22,9 +23,9 @@ from ..methods.backbones import Backbone
 from ..methods.detector import Detector, FeatureDetector
 from ..methods.errors import TrackingError, UnknownVersion
 from ..platform.drift import moments
-from ..platform.images import decode
-from ..platform.line import Scorer, embed_image
-from ..platform.pictures import map_png, overlay, png, shrink
+from ..platform.images import Views, views
+from ..platform.line import Scorer
+from ..platform.pictures import map_png, overlay, png
 
 log = logging.getLogger("everline.scoring")
 OVERLAY_SIDE = 1024  # pixels of an overlay's longer side, at most
@@ -72,13 +73,18 @@ def look(counter: Counter) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """An image that waits to be seen. pixels: uint8 (3, S, S) of its `data`. want_map: one of MAPS, or empty."""
+    """An image that waits to be seen. views: of its `data`, as `wanted` says. want_map: one of MAPS, or empty."""
 
     counter: Counter
     data: bytes
-    pixels: Tensor
+    views: Views
     want_map: str = ""
     done: "Future[Seen]" = field(default_factory=Future)
+
+    @property
+    def pixels(self) -> Tensor:
+        """uint8 (3, S, S), what the line's embedder takes."""
+        return self.views.squares[self.counter.embedder.size]
 
     @property
     def kind(self) -> tuple[Any, ...]:
@@ -87,37 +93,43 @@ class Job:
 
 
 class Queue:
-    """Images of all lines that wait for the thread that computes, in the order in which they came."""
+    """Images that wait for the thread that computes: each line's next one, then the next line's."""
 
     def __init__(self) -> None:
-        self._jobs: list[Job] = []
+        self._jobs: OrderedDict[str, deque[Job]] = OrderedDict()  # by line; whose turn is next comes first
         self._lock = threading.Lock()
 
     def put(self, job: Job) -> None:
         """`work` has to be called once for each."""
         with self._lock:
-            self._jobs.append(job)
+            self._jobs.setdefault(job.counter.name, deque()).append(job)
 
     def work(self) -> None:
-        """Sees the first that waits, and what may go with it; nothing where that has been done. Blocking."""
+        """Sees the next, and what may go with it; nothing where that has been done. Blocking."""
         with self._lock:
-            some = self._first()
-            self._jobs = [job for job in self._jobs if job not in some]
+            some = self._some()
         see([job for job in some if job.done.set_running_or_notify_cancel()])
 
     def clear(self) -> None:
         """Whoever waits is told that nothing comes any more."""
         with self._lock:
-            left, self._jobs = self._jobs, []
+            left, self._jobs = [job for jobs in self._jobs.values() for job in jobs], OrderedDict()
         for job in left:
             job.done.cancel()
 
-    def _first(self) -> list[Job]:
-        """The first, and as many of its kind as a pass may take."""
-        if not self._jobs:
-            return []
-        first = self._jobs[0]
-        return [job for job in self._jobs if job.kind == first.kind][: first.counter.embedder.together]
+    def _some(self) -> list[Job]:
+        """Take the next, and as many of its kind as a pass may take, in turns."""
+        some: list[Job] = []
+        while not some or len(some) < some[0].counter.embedder.together:
+            fits = (name for name, jobs in self._jobs.items() if not some or jobs[0].kind == some[0].kind)
+            name = next(fits, None)
+            if name is None:
+                break
+            some.append(self._jobs[name].popleft())
+            self._jobs.move_to_end(name)
+            if not self._jobs[name]:
+                del self._jobs[name]
+        return some
 
 
 def see(jobs: Sequence[Job]) -> None:
@@ -145,13 +157,33 @@ def _judged(job: Job, features: Tensor) -> Seen:
     if scorer is None:
         return Seen(found, usual, None, None)
     fit = scorer.takes_features_of(counter.embedder)
-    scored, anomaly = scorer.judge(features if fit else embed_image(scorer.detector, job.data))
-    drawn = draw(scorer, anomaly.cpu().numpy(), job.data, job.want_map) if job.want_map else None
+    scored, anomaly = scorer.judge(features if fit else _embedded(scorer, job.views, job.data))
+    drawn = draw(scorer, anomaly.cpu().numpy(), job.views, job.want_map) if job.want_map else None
     return Seen(found, usual, scored, drawn)
 
 
-def draw(scorer: Scorer, anomaly: np.ndarray, data: bytes, kind: str) -> dict[str, Any]:
-    """The map (S, S) of an encoded image, in base64, and the range of its colours.
+def wanted(counter: Counter, own: bool, picture: bool) -> dict[str, Any]:
+    """What `views` is to make of an image, for one decoding to be enough: sizes, and the side of a picture.
+
+    own: what the line's embedder takes; what its version takes comes along where that is another size. picture: what
+    an overlay is drawn on.
+    """
+    scorer = counter.scorer
+    sizes = {counter.embedder.size} if own else set()
+    if scorer is not None and not (own and scorer.takes_features_of(counter.embedder)):
+        sizes.add(scorer.detector.size)
+    return {"sizes": sizes, "side": OVERLAY_SIDE if picture else 0}
+
+
+def _embedded(scorer: Scorer, seen: Views, data: bytes) -> Tensor:
+    """Embed as the version does; a version that came after the decoding may want another size."""
+    size = scorer.detector.size
+    pixels = seen.squares[size] if size in seen.squares else views(data, (size,)).squares[size]
+    return scorer.detector.embed(pixels[None])
+
+
+def draw(scorer: Scorer, anomaly: np.ndarray, seen: Views, kind: str) -> dict[str, Any]:
+    """The map (S, S) of an image, in base64, and the range of its colours.
 
     png: the map in colours. overlay: PNG of the image in grey under it. raw: float32, little-endian, as a .npy file.
     The range is the version's, the same for every image: dark up to what is usual for good parts (their median
@@ -161,7 +193,7 @@ def draw(scorer: Scorer, anomaly: np.ndarray, data: bytes, kind: str) -> dict[st
     if kind == "raw":
         made = _npy(anomaly)
     else:
-        made = map_png(anomaly, low, high) if kind == "png" else _under(scorer, anomaly, data)
+        made = map_png(anomaly, low, high) if kind == "png" else _under(scorer, anomaly, seen)
     return {MAPS[kind]: base64.b64encode(made).decode("ascii"), "map_range": [low, high]}
 
 
@@ -174,17 +206,17 @@ def span(scorer: Scorer, anomaly: np.ndarray) -> tuple[float, float]:
     return low, 2 * calibration.threshold - low
 
 
-def overlaid(counter: Counter, data: bytes) -> bytes:
-    """An encoded image -> PNG of it in grey, under the map of the version that serves now.
+def overlaid(counter: Counter, data: bytes, seen: Views) -> bytes:
+    """PNG of an image in grey, under the map of the version that serves now. seen: of its data, as `wanted` says.
 
-    Blocking; raises UnknownVersion while there is none, ImageError.
+    Blocking; raises UnknownVersion while there is none.
     """
     scorer = counter.scorer
     if scorer is None:
         raise UnknownVersion(f"line {counter.name}: no version gives verdicts yet, so there is no map.")
     torch.set_num_threads(counter.threads)
-    anomaly = scorer.judge(embed_image(scorer.detector, data))[1].cpu().numpy()
-    return _under(scorer, anomaly, data)
+    anomaly = scorer.judge(_embedded(scorer, seen, data))[1].cpu().numpy()
+    return _under(scorer, anomaly, seen)
 
 
 def backbones(counters: Iterable[Counter]) -> list[Backbone]:
@@ -199,9 +231,10 @@ def try_out(detector: Detector) -> Tensor:
     return detector.embed(torch.full((1, 3, detector.size, detector.size), 127, dtype=torch.uint8))
 
 
-def _under(scorer: Scorer, anomaly: np.ndarray, data: bytes) -> bytes:
-    """PNG of an encoded image in grey under its map."""
-    return png(overlay(shrink(decode(data), OVERLAY_SIDE), anomaly, *span(scorer, anomaly)))
+def _under(scorer: Scorer, anomaly: np.ndarray, seen: Views) -> bytes:
+    """PNG of an image in grey under its map."""
+    assert seen.picture is not None
+    return png(overlay(seen.picture, anomaly, *span(scorer, anomaly)))
 
 
 def _npy(anomaly: np.ndarray) -> bytes:

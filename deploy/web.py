@@ -6,10 +6,11 @@
 import json
 import logging
 import math
+import sys
 import uuid
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
@@ -17,8 +18,9 @@ from fastapi import FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from starlette.datastructures import MutableHeaders, UploadFile
+from starlette.datastructures import FormData, MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -33,6 +35,7 @@ from ..methods.errors import (
     LineStopped,
     NoSpace,
     SecondWriter,
+    ServerBusy,
     StoreDown,
     TrackingError,
     UnknownImage,
@@ -47,6 +50,7 @@ from .guard import Guard, Rules
 log = logging.getLogger("everline.web")
 BODY_LIMIT = 32 * 2**20
 BATCH = 64  # images of one form
+BODIES = 32  # body limits that all requests of a replica hold together
 DRAIN = 4  # body limits that are read, and thrown away, of a body that is too large
 RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # the last: curl --data-binary
 ANSWER = "X-Everline-Answer"  # header beside a picture
@@ -60,6 +64,7 @@ ERRORS: tuple[tuple[type[BaseException], int, str], ...] = (  # the first that f
     (LineStopped, 503, "line_stopped"),
     (LineDown, 503, "line_down"),
     (Dropped, 429, "dropped"),
+    (ServerBusy, 503, "server_busy"),
     (Busy, 503, "line_busy"),
     (SecondWriter, 503, "line_moved"),
     (StoreDown, 503, "store_unavailable"),
@@ -93,6 +98,7 @@ class Lines(Protocol):
     async def switch(self, line: str, task: str) -> int: ...
     async def recent(self, line: str, limit: int, before: int | None, verdict: str | None) -> list[dict[str, Any]]: ...
     async def image(self, line: str, id: str) -> bytes: ...
+    async def small(self, line: str, id: str, side: int) -> Any: ...
     async def overlay(self, line: str, id: str) -> bytes: ...
     async def targets(self) -> list[str]: ...
     async def feedback(self, line: str, id: str, label: str, by: str) -> dict[str, Any]: ...
@@ -296,11 +302,20 @@ def _known(error: Exception) -> tuple[int, str]:
     return next((status, code) for kind, status, code in ERRORS if isinstance(error, kind))
 
 
+@dataclass
+class _Body:
+    """Bytes of a request's body: those that came, and those that are held in memory."""
+
+    came: int = 0
+    held: int = 0
+
+
 class Envelope:
     """Round every request: an id for it, a limit on its body, and an answer in our shape whatever goes wrong."""
 
     def __init__(self, app: ASGIApp, body_limit: int, failed: Callable[[str], None]) -> None:
         self.app, self.body_limit, self.failed = app, body_limit, failed
+        self._held = 0  # bytes of the bodies of all requests that are at work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -309,7 +324,7 @@ class Envelope:
         headers = {k.lower(): v.decode("latin-1") for k, v in scope["headers"]}
         given = headers.get(b"x-request-id", "")
         scope["everline.request_id"] = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        started = False
+        started, body = False, _Body()
         size = sum(len(key) + len(value) for key, value in scope["headers"])
 
         async def answer(message: Message) -> None:
@@ -326,7 +341,7 @@ class Envelope:
             await problem(scope, 431, "headers_too_large", text, {"Connection": "close"})(scope, receive, answer)
             return
         try:
-            await self.app(scope, self._counted(headers.get(b"content-length", ""), receive), answer)
+            await self.app(scope, self._counted(headers.get(b"content-length", ""), receive, body), answer)
         except ClientDisconnect:
             log.info("request %s: the client went away", scope["everline.request_id"])
         except Exception as error:  # the last stop: logged with its id, and answered
@@ -335,24 +350,35 @@ class Envelope:
             log.error("request %s failed", scope["everline.request_id"], exc_info=error)
             text = "something went wrong inside the server; its log has the details under this request_id."
             await problem(scope, 500, "internal", text)(scope, receive, answer)
+        finally:
+            self._held -= body.held
 
-    def _counted(self, declared: str, receive: Receive) -> Receive:
-        """`receive` that refuses a body above the limit: by what it declares, and by what comes."""
-        came = 0
+    def _counted(self, declared: str, receive: Receive, body: "_Body") -> Receive:
+        """`receive` that refuses a body above the limit: by what it declares, and by what comes.
+
+        It also refuses what is more than all bodies together may have. Raises HTTPException 413, ServerBusy.
+        """
 
         async def counted() -> Message:
-            nonlocal came
             message = await receive()
-            came += len(message.get("body", b""))
-            if came > self.body_limit or self._declares_more(declared):
-                # Most clients read no answer before they have sent everything: let them, within bounds.
-                while message.get("more_body") and came < DRAIN * self.body_limit:
-                    message = await receive()
-                    came += len(message.get("body", b""))
+            came = len(message.get("body", b""))
+            body.came += came
+            if body.came > self.body_limit or self._declares_more(declared):
+                await self._drain(receive, message, body)
                 raise self._too_large()
+            if self._held + came > BODIES * self.body_limit:
+                await self._drain(receive, message, body)
+                raise ServerBusy("the bodies of all requests together are too large for now; send the same again.")
+            self._held, body.held = self._held + came, body.held + came
             return message
 
         return counted
+
+    async def _drain(self, receive: Receive, message: Message, body: "_Body") -> None:
+        """Most clients read no answer before they have sent everything: let them, within bounds."""
+        while message.get("more_body") and body.came < DRAIN * self.body_limit:
+            message = await receive()
+            body.came += len(message.get("body", b""))
 
     def _declares_more(self, declared: str) -> bool:
         return declared.isdecimal() and (len(declared) > 18 or int(declared) > self.body_limit)
@@ -377,12 +403,30 @@ async def _uploads(request: Request, most: int = BATCH) -> list[Upload]:
     kind = request.headers.get("content-type", "").lower()
     if not kind.startswith("multipart/form-data"):
         raise HTTPException(415, f"expected images as multipart/form-data, got {kind!r}.")
-    async with request.form(max_files=most + 1, max_fields=16) as form:
+    form = await _form(request, most + 1)
+    try:
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         if not 0 < len(files) <= most:
             wanted = "one image file" if most == 1 else f"1 to {most} image files"
             raise ImageError(f"expected {wanted} in the form, got {len(files)}.")
         return [Upload(await file.read(), base_name(file.filename or "")) for file in files]
+    finally:
+        await form.close()
+
+
+class InMemory(MultiPartParser):
+    """A form without temporary files, whose folder may be full: limits on bodies bound the memory."""
+
+    spool_max_size = sys.maxsize
+
+
+async def _form(request: Request, max_files: int) -> FormData:
+    """As `request.form()`, in memory. Raises HTTPException."""
+    try:
+        async with aclosing(request.stream()) as stream:
+            return await InMemory(request.headers, stream, max_files=max_files, max_fields=16).parse()
+    except MultiPartException as error:
+        raise HTTPException(400, error.message) from error
 
 
 def default_id(upload: Upload) -> str:

@@ -18,7 +18,8 @@
     ├── LineDown               the line's process does not answer (yet): send the same thing again
     │   └── LineStopped        ... it kept dying, and stays down until somebody has mended it
     ├── Busy                   as many images wait at the line as may: wait, then send the same image again
-    │   └── Dropped            ... and the line drops what is more: this image was not recorded
+    │   ├── Dropped            ... and the line drops what is more: this image was not recorded
+    │   └── ServerBusy         ... at the server, which has more to decode than it takes
     ├── UnknownVersion         no such version of this line
     ├── TrackingError          MLflow could not be reached or answered with an error
     └── PortInUse              the HTTP port is taken
@@ -112,6 +113,10 @@ class Busy(EverlineError):
 
 class Dropped(Busy):
     """The same, at a line that drops what does not fit (`when_full: drop`)."""
+
+
+class ServerBusy(Busy):
+    """The server has more to do than it takes. This image was not recorded; wait, then send it again."""
 
 
 class UnknownVersion(EverlineError):

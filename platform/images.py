@@ -12,10 +12,12 @@ Accepted: PNG, JPEG, BMP, TIFF and WebP, one still image each. All come out as 8
 
 import hashlib
 import io
+import os
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -25,11 +27,14 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from ..methods.errors import ConfigError, ImageError
+from .decoders import DECODERS
+from .image_structure import check_structure, check_tiff
 
+Room = Callable[[int], AbstractContextManager[None]]  # of so many pixels, while they are decoded (decoders.py)
 MAX_NAME = 200  # characters of a file's name in an id
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 MAX_BYTES = 64 * 2**20
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 150_000_000  # of any image, also of one in a log; what a line takes is a setting (max_megapixels)
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16L", "I;16B", "I;16N"}
 _UPRIGHT = {  # EXIF orientation -> what undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,16 +57,31 @@ _STARTS = {
     b"MM\0+": ".tif",
     b"RIFF": ".webp",
 }
+_EIGHT_BITS = ((np.arange(2**16, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 _FILTERS = threading.Lock()
+if "PILLOW_BLOCK_SIZE" not in os.environ:
+    # An image in one piece: its memory goes back at once. Of pieces below 32 MiB glibc keeps some for each thread.
+    Image.core.set_block_size(2**30)
 
 
-def decode(data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+@dataclass(frozen=True)
+class Views:
+    """What one decoding of an image gives."""
+
+    squares: dict[int, Tensor]  # by size: uint8 (3, size, size), what `Detector.embed` takes (one more axis in front)
+    picture: NDArray[np.uint8] | None = None  # (h, w, 3), no side above what was asked for
+
+
+def decode(
+    data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS, room: Room = DECODERS.room
+) -> NDArray[np.uint8]:
     """An encoded image -> uint8 (H, W, 3), RGB, writable. Safe to call from many threads.
 
     Raises ImageError for what is empty, too large (in bytes, or in pixels by its header, before any is decoded),
     of another format, truncated, damaged, of several frames, or of a pixel type that is not listed above.
     """
-    return np.array(_picture(data, max_bytes, max_pixels))
+    with _picture(data, max_bytes, max_pixels, room) as picture:
+        return np.array(picture)
 
 
 def prepare(data: bytes, size: int, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -70,23 +90,72 @@ def prepare(data: bytes, size: int, *, max_bytes: int = MAX_BYTES, max_pixels: i
     A plain resize: nothing is cropped, the aspect is not kept; bilinear, averaging over what a pixel covers when
     it shrinks. Raises ImageError as `decode` does.
     """
-    if size < 1:
-        raise ConfigError(f"prepare: size must be at least 1 pixel, got {size!r}.")
-    small = _picture(data, max_bytes, max_pixels).resize((size, size), Image.Resampling.BILINEAR)
+    return views(data, (size,), max_bytes=max_bytes, max_pixels=max_pixels).squares[size]
+
+
+def views(
+    data: bytes,
+    sizes: Iterable[int] = (),
+    side: int = 0,
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_pixels: int = MAX_PIXELS,
+    room: Room = DECODERS.room,
+) -> Views:
+    """Decode an image once: squares as of `prepare`, and with `side` a picture that is no larger, its shape kept.
+
+    Raises ImageError as `decode` does, and what `room` raises.
+    """
+    for size in (sizes := tuple(sizes)):
+        if size < 1:
+            raise ConfigError(f"prepare: size must be at least 1 pixel, got {size!r}.")
+    with _picture(data, max_bytes, max_pixels, room) as picture:
+        squares = {size: _square(picture, size) for size in sizes}
+        return Views(squares, _shrunk(picture, side) if side else None)
+
+
+def _square(picture: Image.Image, size: int) -> Tensor:
+    small = picture.resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
 
 
-def _picture(data: bytes, max_bytes: int, max_pixels: int) -> Image.Image:
-    """The checked image as 8-bit RGB, upright."""
+def _shrunk(picture: Image.Image, side: int) -> NDArray[np.uint8]:
+    """As `shrink` in pictures.py, without a copy of the whole image."""
+    if max(picture.size) > side:
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return np.array(picture)
+
+
+@contextmanager
+def _picture(data: bytes, max_bytes: int, max_pixels: int, room: Room) -> Iterator[Image.Image]:
+    """The checked image as 8-bit RGB, upright; there is room for its pixels until the block ends."""
+    with _errors_of_ours(max_pixels):
+        image = _opened(data, max_bytes, max_pixels)
+    with room(image.width * image.height):
+        with _errors_of_ours(max_pixels):
+            image = _upright(image)  # under one name, so that no copy is held longer than it has to be
+            image = _rgb(image)
+        yield image
+
+
+def _opened(data: bytes, max_bytes: int, max_pixels: int) -> Image.Image:
+    """Read the header and check it; no pixel is decoded."""
     if not data:
         raise ImageError("image: it is empty (0 bytes).")
     if len(data) > max_bytes:
         raise ImageError(f"image: {len(data):,} bytes; at most {max_bytes:,} are accepted.")
+    check_structure(data)
+    with _quiet():
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    _check_header(image, max_pixels)
+    return image
+
+
+@contextmanager
+def _errors_of_ours(max_pixels: int) -> Iterator[None]:
+    """Turn whatever Pillow raises into ImageError."""
     try:
-        with _quiet():
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-        _check_header(image, max_pixels)
-        return _rgb(_upright(image))
+        yield
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -123,6 +192,7 @@ def _upright(image: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     """1 (as it is) to 8. Damaged EXIF data does not make an image unfit: it is then taken as it is."""
     try:
+        check_tiff(image.info.get("exif", b"").removeprefix(b"Exif\0\0"))
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # noqa: BLE001 - whatever the parser stumbles over, the pixels are sound
         return 1
@@ -131,10 +201,17 @@ def _orientation(image: Image.Image) -> int:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        deep = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     image.info.pop("transparency", None)  # alpha is dropped; Pillow would try to carry it along, and warn
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would be a copy
+
+
+def _eight_bits(deep: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """65535 becomes 255, rounded; some rows at a time, since an index takes eight bytes a pixel."""
+    out = np.empty(deep.shape, np.uint8)
+    for row in range(0, len(deep), 64):
+        out[row : row + 64] = _EIGHT_BITS[deep[row : row + 64]]
+    return out
 
 
 @contextmanager

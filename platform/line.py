@@ -23,6 +23,7 @@ from ..methods.errors import (
     ConfigError,
     Corrupt,
     EverlineError,
+    NoSpace,
     StateError,
     StoreError,
     TrackingError,
@@ -35,7 +36,7 @@ from .checkpoints import Checkpoints
 from .drift import moments
 from .due import Waiting
 from .fold import Fold, Publish
-from .images import prepare
+from .images import MAX_PIXELS, prepare
 from .log import LogReader, line_folder
 from .online import DEFECT, LABELS, OK, InForce
 from .ownjudge import SYNTHETIC, Question
@@ -100,9 +101,9 @@ class Inspection:
     duplicate: bool = False  # the id was in the log already: it is not learned again
 
 
-def seen(detector: Detector, data: bytes) -> tuple[Tensor, list[float]]:
+def seen(detector: Detector, data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Tensor, list[float]]:
     """An encoded image -> its features (1, C, h, w), and the numbers by which a drift is seen (platform/drift.py)."""
-    pixels = prepare(data, detector.size)
+    pixels = prepare(data, detector.size, max_pixels=max_pixels)
     features = detector.embed(pixels[None])
     return features, moments(pixels, features)
 
@@ -460,7 +461,7 @@ class Line:
             self.writer.close()
 
     def _judge(self, data: bytes) -> tuple[Tensor, list[float], dict[str, Any] | None]:
-        features, numbers = seen(self.fold.learner, data)
+        features, numbers = seen(self.fold.learner, data, self.settings.max_pixels)
         return features, numbers, self._judged_here(features, data)
 
     def _judged_here(self, features: Tensor, data: bytes) -> dict[str, Any] | None:
@@ -516,16 +517,19 @@ class Line:
             self._fresh = None
 
     def _tried(self, work: Callable[..., None], *args: Any) -> bool:
-        """Whether MLflow did it. One that did not answer is not asked again for a while."""
+        """Whether MLflow did it. One that did not answer, or had no disk to write to, is not asked again for a while.
+
+        Without room on the log's own disk nothing is lost either: its next record says so, by NoSpace.
+        """
         began = time.monotonic()
         if began < self._retry_at:
             return False
         try:
             work(*args)
-        except TrackingError as error:
+        except (TrackingError, NoSpace) as error:
             now = time.monotonic()
             self._retry_at = now + max(RETRY_S, RETRY_SHARE * (now - began))
-            log.warning("line %s: goes on without MLflow, which will hear of it later: %s", self.name, error)
+            log.warning("line %s: goes on, and tells MLflow later, since now it cannot: %s", self.name, error)
             return False
         return True
 
@@ -746,7 +750,7 @@ class Line:
                 f"store does not have it ({error}) Name the store that belongs to this log; where its database "
                 f"was lost, register the versions again: everline versions {self.name} --restore"
             ) from error
-        except TrackingError as error:
+        except (TrackingError, NoSpace) as error:
             try:
                 states, meta = self._kept.load(number)
             except Corrupt:

@@ -10,6 +10,7 @@ from ..methods import params
 from ..methods.errors import ConfigError, UnknownLine
 from ..methods.params import param
 from ..methods.registry import build
+from .images import MAX_PIXELS
 from .volume import Place, place_of
 from .yamlfile import check_known, mapping, read_yaml
 
@@ -65,6 +66,9 @@ class LineSettings:
         "what becomes of an image when so many wait: its caller waits, or it is dropped and counted",
         choices=("wait", "drop"),
     )
+    max_megapixels: float = param(
+        50.0, "an image of more pixels, by its header, is refused", low=1, high=MAX_PIXELS / 1e6, unit="megapixels"
+    )
     params: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -75,6 +79,11 @@ class LineSettings:
         detector = build(self.method, **self.params)  # refuses what the method does not know, before anything starts
         if not detector.learns_per_image:
             raise ConfigError(f"params: {self.method} with these cannot learn one image at a time, as a line does.")
+
+    @property
+    def max_pixels(self) -> int:
+        """The most pixels of an image that comes; what is in the log already is read whatever its size."""
+        return round(self.max_megapixels * 1e6)
 
     @property
     def resources(self) -> dict[str, float]:

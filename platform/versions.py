@@ -10,7 +10,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version as installed
@@ -220,12 +220,15 @@ class Versions:
         return version
 
     def load(self, version: int, check: bool = True) -> tuple[State, Calibration]:
-        """What `publish` was given; `check=False` takes changed files, too. Raises UnknownVersion, Corrupt."""
-        with self._answering(f"load version {version}"), tempfile.TemporaryDirectory(prefix="everline-") as scratch:
+        """What `publish` was given; `check=False` takes changed files, too. Raises UnknownVersion, Corrupt.
+
+        Files on this machine are read in place; others are copied to the temporary folder (NoSpace if it is full).
+        """
+        with self._answering(f"load version {version}"), ExitStack() as stack:
             found = next((v for v in self._search() if int(v.version) == version), None)
             if found is None:
                 raise UnknownVersion(f"line {self.line}: no version {version}; {_valid(self._numbers())}.")
-            folder = self._files(found, scratch)
+            folder = self._files(found, stack)
             if not folder.is_dir():
                 raise Corrupt(f"line {self.line}: the files of version {version} are not here: {folder}.")
             if check and _checksum(folder) != found.tags.get("checksum"):
@@ -328,11 +331,12 @@ class Versions:
     def _numbers(self) -> Sequence[int]:
         return [int(v.version) for v in self._search()]
 
-    def _files(self, found: Any, scratch: str) -> Path:
-        """Where the version's own files lie: in place if this machine has them, else a copy in `scratch`."""
+    def _files(self, found: Any, stack: ExitStack) -> Path:
+        """Where the version's own files lie: in place if this machine has them, else a copy until `stack` ends."""
         parts = urlsplit(found.source)
         if parts.scheme in ("file", ""):
             return Path(unquote(parts.path), "artifacts", "detector")
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="everline-"))
         return Path(self._client.download_artifacts(found.run_id, "model/artifacts/detector", scratch))
 
     def _ensure_model(self) -> None:

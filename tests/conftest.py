@@ -283,6 +283,18 @@ def until(condition: Callable[[], Any], patience_s: float = PATIENCE_S, pause_s:
     return found
 
 
+def flat_webp(side: int) -> bytes:
+    """A lossless WebP of one colour: 34 bytes, whatever its size, which stands in one field of the header."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(out, "WEBP", lossless=True)
+    data = bytearray(out.getvalue())
+    rest = int.from_bytes(data[21:25], "little") & ~0xFFFFFFF
+    data[21:25] = (rest | (side - 1) | (side - 1) << 14).to_bytes(4, "little")
+    return bytes(data)
+
+
 def encoded(index: int, defect: bool = False) -> bytes:
     """A made-up part as PNG bytes, 64 pixels square; every index is another picture."""
     from everline.methods.conformance import images

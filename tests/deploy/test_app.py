@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 from everline.deploy.desk import Desk
-from everline.deploy.scoring import overlaid
-from everline.deploy.web import application, base_name
+from everline.deploy.scoring import overlaid, wanted
+from everline.deploy.web import BODIES, application, base_name
 from everline.methods.detector import State
 from everline.methods.errors import (
     Busy,
@@ -32,13 +33,14 @@ from everline.methods.errors import (
 )
 from everline.methods.registry import build
 from everline.platform.calibration import Calibration
-from everline.platform.images import prepare
+from everline.platform.decoders import BACKLOG, DECODERS, Decoders
+from everline.platform.images import prepare, views
 from everline.platform.settings import Fleet, LineSettings
 from everline.platform.versions import Version
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from ..conftest import until
+from ..conftest import flat_webp, until
 
 LIMIT = 100_000
 PARAMS = {"size": 64, "weights": "none"}
@@ -141,15 +143,27 @@ class Registry:
 class Bench:
     """A client, and what stands behind it."""
 
-    def __init__(self, folder: Path, poll_s: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        poll_s: float,
+        lines: tuple[str, ...] = ("mono",),
+        decoders: Decoders = DECODERS,
+        limit: int = LIMIT,
+    ) -> None:
         self.line, self.registry = Line(), Registry()
-        settings = LineSettings(method="padim", params=PARAMS)
-        fleet = Fleet(store=folder, tracking="", lines={"mono": settings})
+        settings = LineSettings(method="padim", params=PARAMS, max_megapixels=1)
+        fleet = Fleet(store=folder, tracking="", lines=dict.fromkeys(lines, settings))
         self.desk = Desk(
-            fleet, poll_s=poll_s, patience_s=0.5, handle=lambda _: self.line, versions=lambda *_: self.registry
+            fleet,
+            poll_s=poll_s,
+            patience_s=0.5,
+            handle=lambda _: self.line,
+            versions=lambda *_: self.registry,
+            decoders=decoders,
         )
         self.failed: list[str] = []
-        app = application(self.desk, body_limit=LIMIT, failed=self.failed.append)
+        app = application(self.desk, body_limit=limit, failed=self.failed.append)
         self.http = TestClient(app, "http://localhost", raise_server_exceptions=False)
 
     def publish(self, number: int, state: State | None = None) -> None:
@@ -246,7 +260,8 @@ def test_the_map_comes_as_a_picture_over_its_image(scoring: Bench) -> None:
     picture = Image.open(io.BytesIO(data))
     assert (picture.format, picture.size, picture.mode) == ("PNG", (48, 48), "RGB")  # the image's, not the map's
     assert answer["map_range"] == [2.0, 4.0]
-    assert data == overlaid(scoring.desk._counters["mono"], png(5))
+    mono = scoring.desk._counters["mono"]
+    assert data == overlaid(mono, png(5), views(png(5), **wanted(mono, own=False, picture=True)))
 
 
 @pytest.mark.parametrize(("query", "name"), [("", "map_overlay"), ("&map=true", "map_png")])
@@ -596,3 +611,84 @@ def test_a_task_is_switched_through_the_line(bench: Bench) -> None:
 def test_a_task_s_body_is_checked(bench: Bench, body: bytes) -> None:
     error_of(bench.http.post("/lines/mono/task", content=body), 422, "invalid")
     assert bench.line.calls == []
+
+
+def test_an_image_of_more_pixels_than_its_line_takes_is_refused_before_it_is_decoded(bench: Bench) -> None:
+    small, large = (bench.http.post("/lines/mono/inspect", content=flat_webp(side)) for side in (1000, 1001))
+    assert small.status_code == 200
+    assert "1001 x 1001 pixels; at most 1,000,000" in error_of(large, 400, "bad_image")
+    assert [call[0] for call in bench.line.calls] == ["record"]
+
+
+def test_a_line_s_flood_of_large_images_neither_stops_another_line_nor_waits_without_end(tmp_path: Path) -> None:
+    decoders = Decoders(pixels=2_000_000)
+    bench, large = Bench(tmp_path, 60, ("mono", "flood"), decoders), flat_webp(1000)
+    with bench.http, ThreadPoolExecutor(64) as callers:
+        with decoders.room(1_000_000, "flood"):  # half of all: one of its images is being decoded
+            sent = [callers.submit(bench.http.post, "/lines/flood/inspect", content=large) for _ in range(20)]
+            until(lambda: sum(one.done() for one in sent) == 20 - 2 * BACKLOG)
+            assert bench.http.post("/lines/mono/inspect", content=large).status_code == 200
+            assert sum(one.done() for one in sent) == 20 - 2 * BACKLOG
+        answers = [one.result() for one in sent]
+    refused = [one for one in answers if one.status_code != 200]
+    assert len(refused) == 20 - 2 * BACKLOG
+    for one in refused:
+        assert "send this one again" in error_of(one, 503, "server_busy")
+        assert one.headers["retry-after"]
+
+
+@pytest.mark.parametrize("where", ["inspect", "inspect/batch"])
+def test_a_large_form_needs_no_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "not there"))
+    bench, large = Bench(tmp_path, 60, limit=2**23), png(1, 700)
+    assert len(large) > 2**20  # from there on a form would be kept in files
+    with bench.http:
+        answer = bench.http.post(f"/lines/mono/{where}", files={"image": ("a.png", large)})
+    assert answer.status_code == 200
+    assert [call[1] for call in bench.line.calls] == [large]
+
+
+async def posted(app: Any, receive: Callable[[], Any]) -> tuple[int, Any]:
+    """Status and answer of an inspection whose body comes from `receive`."""
+    came: list[Any] = []
+
+    async def send(message: Any) -> None:
+        came.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/lines/mono/inspect", "query_string": b"", "headers": []}
+    await app({**scope, "raw_path": b"", "http_version": "1.1", "client": None}, receive, send)
+    return came[0]["status"], json.loads(came[1]["body"])
+
+
+def test_all_bodies_together_have_a_bound(tmp_path: Path) -> None:
+    bench, go, halves = Bench(tmp_path, 60), asyncio.Event(), 0
+
+    async def whole() -> Any:
+        return {"type": "http.request", "body": b"x" * LIMIT, "more_body": False}
+
+    def half() -> Callable[[], Any]:
+        pieces = iter([b"x" * LIMIT])
+
+        async def receive() -> Any:
+            nonlocal halves
+            for piece in pieces:
+                return {"type": "http.request", "body": piece, "more_body": True}
+            halves += 1
+            await go.wait()
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        return receive
+
+    async def all_of_them() -> list[tuple[int, Any]]:
+        app: Any = bench.http.app
+        async with app.router.lifespan_context(app):
+            sent = [asyncio.create_task(posted(app, half())) for _ in range(BODIES)]
+            while halves < BODIES:
+                await asyncio.sleep(0.01)
+            refused = await posted(app, whole)
+            go.set()
+            return [refused, *[await one for one in sent], await posted(app, whole)]
+
+    refused, *others = asyncio.run(all_of_them())
+    assert (refused[0], refused[1]["error"]["code"]) == (503, "server_busy")
+    assert {status for status, _ in others} == {400}  # no images, but read

@@ -5,7 +5,8 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -13,7 +14,11 @@ import uvicorn
 import uvicorn.config
 from everline.deploy import door
 from everline.deploy.answers import HEADERS_LIMIT
+from everline.deploy.bodies import BODY_S, Bodies, from_environment
 from everline.deploy.door import Bounded, Door, middlewares
+from everline.methods.errors import ConfigError
+
+from ..conftest import until
 
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:
@@ -188,3 +193,118 @@ def test_a_body_and_a_second_request_take_their_time(port: int, monkeypatch: pyt
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n"
     answer = said(port, head + b"\r\n", *[b"x" * 45_000] * 20, head + b"Connection: close\r\n\r\n", b"x" * 900_000)
     assert answer.count(b"200 OK") == 2 and b"400" not in answer
+
+
+class Replica:
+    """An application with places for so many requests, as one of Serve: the next waits, whatever it asks for."""
+
+    def __init__(self, places: int) -> None:
+        self.places = asyncio.Semaphore(places)
+        self.bodies: list[int] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async with self.places:
+            size, more = 0, scope["method"] == "POST"
+            while more:
+                message = await receive()
+                size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+            self.bodies.append(size)
+            await hello(scope, receive, send)
+
+
+@contextmanager
+def behind(bodies: Bodies, app: Any) -> Iterator[int]:
+    """The port of a real server whose requests come through the door."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(256)
+        config = uvicorn.Config(Door(app, bodies), http=Bounded, log_level="critical", lifespan="off")
+        config.timeout_graceful_shutdown = 1
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        yield listening.getsockname()[1]
+        server.should_exit = True
+        thread.join()
+
+
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n"
+
+
+@pytest.fixture
+def dripping() -> Iterator[Callable[[int, int], None]]:
+    """Opens so many connections to a port that send a part of a body, and no more."""
+    with ExitStack() as stack:
+
+        def drip(port: int, count: int) -> None:
+            for _ in range(count):
+                one = stack.enter_context(socket.create_connection(("127.0.0.1", port), 30))
+                one.sendall(POST + b"\r\n" + b"x" * 1000)
+
+        yield drip
+
+
+def test_bodies_that_do_not_come_to_their_end_hold_nobody_up(dripping: Callable[[int, int], None]) -> None:
+    with behind(Bodies(body_s=120, each=100), Replica(places=1)) as port:
+        dripping(port, 64)
+        assert b"200 OK" in said(port, b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert b"200 OK" in said(port, WHOLE)
+
+
+def test_a_body_that_does_not_come_in_time_is_answered_and_the_connection_ends() -> None:
+    with behind(Bodies(body_s=0.2), Replica(places=1)) as port:
+        answer = said(port, POST + b"X-Request-Id: shift-2\r\n\r\n", b"x" * 1000)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408") and b"x-request-id: shift-2" in head.lower()
+    error = json.loads(body)["error"]
+    assert (error["code"], error["request_id"]) == ("body_timeout", "shift-2")
+
+
+WHOLE = POST + b"Connection: close\r\n\r\n" + b"x" * 900_000
+
+
+def test_of_one_client_s_half_bodies_the_oldest_is_ended_for_a_new_one(dripping: Callable[[int, int], None]) -> None:
+    bodies, app = Bodies(each=2), Replica(places=9)
+    with behind(bodies, app) as port:
+        dripping(port, 3)
+        until(lambda: [one.size for one in bodies._reading] == [1000, 1000])
+        assert all(b"200 OK" in said(port, WHOLE) for _ in range(3))
+        assert app.bodies == [900_000] * 3
+        until(lambda: len(bodies._reading) <= 1)
+
+
+def test_half_bodies_give_way_where_all_together_have_no_more_room(dripping: Callable[[int, int], None]) -> None:
+    bodies, app = Bodies(total=900_500), Replica(places=9)
+    with behind(bodies, app) as port:
+        dripping(port, 3)
+        until(lambda: bodies._held == 3000)
+        assert all(b"200 OK" in said(port, WHOLE) for _ in range(3))
+        until(lambda: not bodies._reading)
+    assert (app.bodies, bodies._held) == ([900_000] * 3, 0)
+
+
+def test_a_body_larger_than_all_may_have_together_is_refused() -> None:
+    bodies = Bodies(total=1_000_000)
+    with behind(bodies, Replica(places=1)) as port:
+        large = said(port, POST.replace(b"900000", b"9000000") + b"\r\n", b"x" * 1_100_000)
+        assert b"200 OK" in said(port, WHOLE)
+    assert large.startswith(b"HTTP/1.1 503") and b"server_busy" in large
+    assert bodies._held == 0
+
+
+def test_a_body_larger_than_what_is_read_ahead_comes_whole() -> None:
+    app = Replica(places=1)
+    with behind(Bodies(whole=100_000), app) as port:
+        assert b"200 OK" in said(port, WHOLE)
+        chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        assert b"200 OK" in said(port, chunked, b"3\r\nabc\r\n", b"0\r\n\r\n")
+    assert app.bodies == [900_000, 3]
+
+
+def test_the_time_for_a_body_is_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert from_environment().body_s == BODY_S
+    monkeypatch.setenv("EVERLINE_BODY_S", "7.5")
+    assert from_environment().body_s == 7.5
+    monkeypatch.setenv("EVERLINE_BODY_S", "nan")
+    with pytest.raises(ConfigError, match="EVERLINE_BODY_S"):
+        from_environment()

@@ -110,8 +110,15 @@ def test_every_error_of_the_server_is_in_the_description() -> None:
     known = {(status, code) for status, (codes, _) in described.CODES.items() for code in codes}
     raised = {(status, code) for _, status, code in ERRORS} | {(status, code) for status, code in CODES.items()}
     raised |= {(status, code) for status, (code, _) in REFUSALS.items()}
-    guards = {(401, "no_token"), (403, "forbidden"), (403, "other_site"), (421, "unknown_host")}
-    guards |= {(429, "too_many_requests"), (504, "timeout")}
+    guards = {
+        (401, "no_token"),
+        (403, "forbidden"),
+        (403, "other_site"),
+        (408, "body_timeout"),
+        (421, "unknown_host"),
+        (429, "too_many_requests"),
+        (504, "timeout"),
+    }
     assert known - raised == guards | {(422, "invalid"), (431, "headers_too_large"), (500, "internal")} - raised
     assert raised <= known
 

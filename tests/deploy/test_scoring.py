@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from everline.deploy.scoring import Counter, Job, Queue, Seen, backbones, look
+from everline.deploy.scoring import Counter, Job, Queue, Seen, backbones, look, wanted
 from everline.methods.backbones import Backbone
 from everline.methods.conformance import images
 from everline.methods.detector import Detector, FeatureDetector
 from everline.methods.registry import build
 from everline.platform.calibration import Calibration
-from everline.platform.images import prepare
+from everline.platform.images import views
 from everline.platform.line import embed_image
 
 SMALL = {"size": 64, "weights": "none"}
@@ -42,7 +42,7 @@ def counter(method: str, **more: object) -> Counter:
 
 
 def job(line: Counter, data: bytes) -> Job:
-    return Job(line, data, prepare(data, line.embedder.size))
+    return Job(line, data, views(data, **wanted(line, own=True, picture=False)))
 
 
 def alone(line: Counter, data: bytes) -> Seen:
@@ -120,6 +120,34 @@ def test_images_of_different_lines_that_wait_go_through_their_backbone_together(
     for one in jobs:
         found, wanted = one.done.result(timeout=0), alone(one.counter, one.data)
         assert found.scored == wanted.scored and (found.features == wanted.features).all()
+
+
+def test_lines_take_turns_however_many_images_of_one_wait(parts: list[bytes]) -> None:
+    flood, other = counter("padim"), counter("coreset")
+    queue, jobs = Queue(), [job(flood, parts[n]) for n in range(4)] + [job(other, parts[n]) for n in range(2)]
+    for one in jobs:
+        queue.put(one)
+    order: list[int] = []
+    for n, one in enumerate(jobs):
+        one.done.add_done_callback(lambda _, n=n: order.append(n))
+    for _ in jobs:
+        queue.work()
+    assert order == [0, 4, 1, 5, 2, 3]
+
+
+def test_one_decoding_is_enough_for_a_version_that_takes_another_size(parts: list[bytes]) -> None:
+    line, before = counter("padim"), counter("padim", size=96)
+    line.scorer = before.scorer
+    found = alone(line, parts[0])
+    one = Job(line, b"not decoded again", views(parts[0], **wanted(line, own=True, picture=True)), "overlay")
+    queue = Queue()
+    queue.put(one)
+    queue.work()
+    assert one.done.result(timeout=0).scored == found.scored
+    late = Job(line, parts[0], views(parts[0], (64,)))  # decoded before that version came
+    queue.put(late)
+    queue.work()
+    assert late.done.result(timeout=0).scored == found.scored
 
 
 def test_what_is_wrong_with_one_image_is_not_told_to_those_that_went_with_it(

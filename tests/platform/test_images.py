@@ -2,18 +2,25 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from everline.methods.errors import ConfigError, ImageError
-from everline.platform.images import decode, prepare
+from everline.platform.images import decode, prepare, views
+from everline.platform.pictures import shrink
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from ..conftest import flat_webp
 
 RAMP = np.arange(12 * 20 * 3, dtype=np.uint32).reshape(12, 20, 3).astype(np.uint8)  # 12 high, 20 wide
 
@@ -167,9 +174,9 @@ def test_a_changed_byte_gives_an_image_or_an_image_error(kind: str, where: int, 
     assert not isinstance(cause, Warning)  # a warning must neither leak nor turn into a refusal
 
 
-@pytest.mark.parametrize("side", [10_001, 13_000, 60_000])
+@pytest.mark.parametrize("side", [12_248, 13_000, 60_000])
 def test_bombs_are_refused_by_their_header(side: int) -> None:
-    with pytest.raises(ImageError, match="at most 100,000,000"):
+    with pytest.raises(ImageError, match="at most 150,000,000"):
         decode(bomb(side, side))
 
 
@@ -227,3 +234,74 @@ def test_many_threads_decode_at_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         for n, got in enumerate(pool.map(decode, data)):
             assert np.array_equal(got, np.roll(RAMP, n))
+
+
+def rooms(asked: list[int]) -> Any:
+    """Room for any image; says for how many pixels it was asked, and -1 when one is done."""
+
+    @contextmanager
+    def room(pixels: int) -> Iterator[None]:
+        asked.append(pixels)
+        yield
+        asked.append(-1)
+
+    return room
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+def test_one_decoding_gives_all_that_is_wanted_of_an_image(turn: int) -> None:
+    noise, exif, asked = np.random.default_rng(0).integers(0, 256, (96, 64, 3)).astype(np.uint8), Image.Exif(), []
+    exif[0x0112] = turn
+    data = encoded(Image.fromarray(noise), "JPEG", exif=exif)
+    got = views(data, (32, 50), 40, room=rooms(asked))
+    assert got.squares.keys() == {32, 50}
+    assert all(torch.equal(square, prepare(data, size)) for size, square in got.squares.items())
+    assert np.array_equal(got.picture, shrink(decode(data), 40))
+    assert np.array_equal(views(data, side=96).picture, decode(data))
+    assert asked == [96 * 64, -1]
+
+
+@pytest.mark.parametrize(("data", "asked"), [(bomb(9_000, 9_000), [81_000_000, -1]), (bomb(60_000, 60_000), [])])
+def test_room_is_asked_for_what_the_header_says_before_pixels_are_decoded(data: bytes, asked: list[int]) -> None:
+    seen: list[int] = []
+    with pytest.raises(ImageError):
+        decode(data, room=rooms(seen))
+    assert seen == asked[: len(seen)] and len(seen) >= len(asked) - 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP"])
+def test_the_size_is_checked_by_the_header_in_every_format(kind: str) -> None:
+    seen: list[int] = []
+    with pytest.raises(ImageError, match="20 x 12 pixels; at most 239"):
+        decode(encoded(Image.fromarray(RAMP), kind), max_pixels=239, room=rooms(seen))
+    assert seen == []
+
+
+def test_a_small_webp_of_very_many_pixels_is_refused() -> None:
+    seen: list[int] = []
+    assert decode(flat_webp(200)).shape == (200, 200, 3)
+    with pytest.raises(ImageError, match="10000 x 10000 pixels"):
+        decode(flat_webp(10_000), max_pixels=50_000_000, room=rooms(seen))
+    assert seen == []
+
+
+KEPT = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from psutil import Process
+from everline.platform.images import prepare
+data = sys.stdin.buffer.read()
+def one(_):
+    with ThreadPoolExecutor(1) as pool:  # a new thread, and so another arena
+        pool.submit(prepare, data, 64).result()
+before = Process().memory_info().rss
+with ThreadPoolExecutor(6) as pool:
+    for _ in range(2):
+        list(pool.map(one, range(6)))
+print((Process().memory_info().rss - before) / 2**20)
+"""
+
+
+def test_threads_keep_no_memory_of_the_images_that_they_decoded() -> None:
+    ran = subprocess.run([sys.executable, "-c", KEPT], input=flat_webp(5_000), capture_output=True, check=True)
+    assert float(ran.stdout) < 90  # of one image: 95 MiB

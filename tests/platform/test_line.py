@@ -23,6 +23,7 @@ from everline.platform.log import LogReader, LogWriter, verify
 from everline.platform.repair import repair
 from everline.platform.settings import LineSettings
 
+from ..conftest import flat_webp
 from .lines import QUICK, SETTINGS, STREAM, Shelf, another, ask_again_at_once, die, png, send
 
 
@@ -57,6 +58,20 @@ def test_a_known_id_is_answered_and_not_learned_again(opened: Callable[..., Line
     assert again.record == line.ids["i47"]
     assert line.digest() == before
     assert verify(line.folder).inspected == 48
+
+
+def test_a_lower_limit_of_pixels_refuses_images_that_come_and_still_folds_those_of_the_log(
+    opened: Callable[..., Line],
+) -> None:
+    line = opened(settings=replace(SETTINGS, max_megapixels=2))
+    line.inspect(flat_webp(1200), "large")
+    before = line.digest()
+    die(line)
+    line = opened(settings=replace(SETTINGS, max_megapixels=1))
+    assert line.digest() == before
+    with pytest.raises(ImageError, match="1200 x 1200 pixels; at most 1,000,000"):
+        line.inspect(flat_webp(1200), "another")
+    assert verify(line.folder).records == 1
 
 
 def test_a_record_says_by_which_request_it_came(opened: Callable[..., Line]) -> None:

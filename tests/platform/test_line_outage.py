@@ -1,8 +1,11 @@
 """A line whose MLflow is away: it goes on, and what is due goes out later, once and in order."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,6 +103,76 @@ def test_another_method_in_an_outage_sends_what_waits_first(opened: Callable[...
     methods = [state.meta["method"] for state, _ in shelf.kept.values()]
     assert methods == ["lemo", "lemo", "lemo", "padim"]
     assert line.status()["version"] == 4
+
+
+def test_a_full_temporary_folder_lets_versions_wait_and_the_line_go_on(
+    opened: Callable[..., Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = Shelf()
+
+    def full(*args: object, **more: object) -> Any:
+        raise NoSpace("could not publish a version: the disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Shelf, "_answer", full)
+        line = opened(shelf, settings=replace(QUICK, checkpoint_every=20))
+        assert [one.verdict for one in send(line, 0, 50)] == ["learning"] * 50
+        line.settle()
+        assert line.status()["versions_waiting"] >= 1
+    line._retry_at = 0.0
+    line.settle()
+    assert (line.status()["version"], line.status()["versions_waiting"]) == (len(shelf.kept), 0)
+    die(line)
+    monkeypatch.setattr(Shelf, "_answer", full)
+    line = opened(shelf, settings=replace(QUICK, checkpoint_every=20))  # from its own copy
+    assert line.inspect(png(115), "meanwhile").version == len(shelf.kept)
+
+
+FULL = """
+import sys, tempfile
+from pathlib import Path
+from everline.platform.line import Line
+from everline.platform.log import LogReader
+from everline.platform.versions import Versions
+from everline.tests.platform.lines import QUICK, send
+
+store, uri, tempfile.tempdir = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+filler = Path(sys.argv[3], "filler")
+
+def fill():
+    with filler.open("ab", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError as error:
+            assert error.errno == 28, error
+
+fill()
+line = Line("a", QUICK, store, versions := Versions(uri, "a"))
+send(line, 0, 60)
+line.settle()
+images = [record.kind for record in LogReader(line.folder).records()].count("image")
+waiting = line.status()["versions_waiting"]
+filler.unlink()
+line._retry_at = 0.0
+line.settle()
+fill()
+versions.load(line.status()["version"])  # what lies on this machine needs no temporary folder
+current = line.status()["version"] == versions.current() == waiting
+print(images, waiting > 0, line.status()["versions_waiting"], current)
+line.close()
+"""
+
+
+def test_a_temporary_folder_that_is_really_full_stops_no_line(tracking_uri: str, tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "--map-root-user", "--mount", "true"], check=False).returncode:
+        pytest.skip("this machine lets nobody mount a file system of their own")
+    (tmp_path / "full").mkdir()
+    mount = 'mount -t tmpfs -o size=16m none "$3" && exec "$0" -c "$4" "$1" "$2" "$3"'
+    words = [sys.executable, tmp_path / "store", tracking_uri, tmp_path / "full", FULL]
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, *map(str, words)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.stdout.split() == ["60", "True", "0", "True"], ran.stderr
 
 
 def test_no_more_than_the_current_version_waits_in_memory(opened: Callable[..., Line]) -> None:
