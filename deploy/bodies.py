@@ -118,18 +118,16 @@ class Bodies:
             body.deadline.reschedule(asyncio.get_running_loop().time())
 
 
-def from_environment() -> Bodies:
-    """Return the bounds of this process. Raises ConfigError."""
-    given = os.environ.get("EVERLINE_BODY_S", str(BODY_S))
+def seconds_in_environment(name: str, default: float) -> float:
+    """Return a bound that the proxy's environment may set. Raises ConfigError."""
+    given = os.environ.get(name, str(default))
     try:
         seconds = float(given)
         if not 0 < seconds < 86400:
             raise ValueError
     except ValueError:
-        raise ConfigError(
-            f"EVERLINE_BODY_S: expected seconds, more than 0 and at most a day, got {given!r}."
-        ) from None
-    return Bodies(seconds)
+        raise ConfigError(f"{name}: expected seconds, more than 0 and at most a day, got {given!r}.") from None
+    return seconds
 
 
 def _has_body(scope: Scope) -> bool:

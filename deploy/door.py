@@ -4,6 +4,7 @@ A proxy asks `middlewares` for it where its environment has RAY_SERVE_HTTP_PROXY
 everline.deploy.door:middlewares, as in every cluster that everline starts (platform/cluster.py).
 """
 
+import asyncio
 import os
 import re
 import uuid
@@ -17,16 +18,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .answers import HEADERS_LIMIT, REQUEST_ID, RETRY_AFTER_S, problem
-from .bodies import Bodies, BodiesFull, BodySlow, from_environment
+from .bodies import BODY_S, Bodies, BodiesFull, BodySlow, seconds_in_environment
 
 HEALTHZ = "/-/healthz"  # of Serve: says `success`, for load balancers
 HEAD_S = 30.0  # in which a request's headers must be there
 OBEYED = re.compile(rb"serve_multiplexed_model_id|x_session_id|x_request_(timeout_seconds|disconnect_disabled)")
 READ = 2**18  # bytes that asyncio hands over at once
 TRACING = (b"traceparent", b"tracestate")
+ANSWER_S = 150.0  # until an answer begins, longer than the replicas' own time-out; for where none of them is left
+BUSY = 503, "server_busy", "more requests than the server takes wait already, or it is not ready; send the same again."
 REFUSALS = {  # the proxy's own, which are plain text; those of the application have our shape already
-    404: ("not_found", "nothing is served at this address, or not yet."),
-    503: ("server_busy", "more requests than the server takes wait already, or it is not ready; send the same again."),
+    404: (404, "not_found", "nothing is served at this address."),
+    500: (503, "server_busy", "the replica that had this request is gone; send the same again."),
+    503: BUSY,
 }
 
 
@@ -38,7 +42,8 @@ def middlewares() -> list[Middleware]:
     """
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:Bounded"
     os.environ["FORWARDED_ALLOW_IPS"] = ""
-    return [Middleware(Door, bodies=from_environment())]
+    bodies = Bodies(seconds_in_environment("EVERLINE_BODY_S", BODY_S))
+    return [Middleware(Door, bodies=bodies, answer_s=seconds_in_environment("EVERLINE_ANSWER_S", ANSWER_S))]
 
 
 class Door:
@@ -46,11 +51,13 @@ class Door:
 
     A request goes on when its body is there (bodies.py). Where the proxy itself refuses a request, the answer gets the
     shape of all our errors. Serve's own addresses (/-/routes) are not served, but for its health: no token and no rate
-    would stand before them.
+    would stand before them. What Serve does not begin to answer in time is answered here.
     """
 
-    def __init__(self, app: ASGIApp, bodies: Bodies | None = None) -> None:
-        self.app, self.bodies = app, bodies or Bodies()
+    def __init__(self, app: ASGIApp, bodies: Bodies | None = None, answer_s: float = ANSWER_S) -> None:
+        """answer_s: seconds until an answer must begin, once the body is there."""
+        self.app, self.bodies, self.answer_s = app, bodies or Bodies(), answer_s
+        self._ready = False  # an application has answered: before that a 404 means "not yet"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/-/") and scope["path"] != HEALTHZ:
@@ -62,14 +69,55 @@ class Door:
         scope["headers"] = [header for header in scope["headers"] if _passes(*header)]
         try:
             async with self.bodies.received(scope, receive) as body:
-                await self.app(scope, body, _in_our_shape(scope, receive, send))
+                await self._answered(scope, body, self._in_our_shape(scope, receive, send))
         except ClientDisconnect:
             return
         except BodySlow:
             text = f"the body did not come within {self.bodies.body_s:g} s, or others needed its room; send it again."
             await _refusal(scope, 408, "body_timeout", text)(scope, receive, send)
         except BodiesFull:
-            await _refusal(scope, 503, *REFUSALS[503])(scope, receive, send)
+            await _refusal(scope, *BUSY)(scope, receive, send)
+
+    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application's answer, or 503 where none begins in time: Serve waits for ever for what is lost."""
+        timer = asyncio.timeout(self.answer_s)
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                timer.reschedule(None)
+            await send(message)
+
+        try:
+            async with timer:
+                await self.app(scope, receive, watched)
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            text = f"the server did not begin to answer within {self.answer_s:g} s; send the same again."
+            await _refusal(scope, 503, "server_busy", text)(scope, receive, send)
+
+    def _in_our_shape(self, scope: Scope, receive: Receive, send: Send) -> Send:
+        """`send` that says a refusal of the proxy's in our words, and the id of a request once."""
+        refused = False
+
+        async def answer(message: Message) -> None:
+            nonlocal refused
+            if message["type"] == "http.response.start":
+                headers = {key.lower(): value.decode("latin-1") for key, value in message["headers"]}
+                plain = headers.get(b"content-type", "").startswith("text/plain")
+                refused = plain and message["status"] in REFUSALS
+                self._ready = self._ready or not plain
+                if refused:
+                    id = scope["everline.request_id"] = headers.get(b"x-request-id", "")
+                    status, code, text = REFUSALS[message["status"]] if self._ready else BUSY
+                    after = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
+                    await problem(scope, status, code, text, {"X-Request-Id": id, **after})(scope, receive, send)
+            if not refused:
+                if message["type"] == "http.response.start":
+                    _say_id_once(message)
+                await send(message)
+
+        return answer
 
 
 def _refusal(scope: Scope, status: int, code: str, text: str) -> ASGIApp:
@@ -84,29 +132,7 @@ def _not_found(scope: Scope) -> JSONResponse:
     """The answer to an address of Serve's own."""
     given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
     id = scope["everline.request_id"] = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-    return problem(scope, 404, *REFUSALS[404], {"X-Request-Id": id})
-
-
-def _in_our_shape(scope: Scope, receive: Receive, send: Send) -> Send:
-    """`send` that says a refusal of the proxy's in our words, and the id of a request once."""
-    refused = False
-
-    async def answer(message: Message) -> None:
-        nonlocal refused
-        if message["type"] == "http.response.start" and message["status"] in REFUSALS:
-            headers = {key.lower(): value.decode("latin-1") for key, value in message["headers"]}
-            refused = headers.get(b"content-type", "").startswith("text/plain")
-            if refused:
-                id = headers.get(b"x-request-id", "")
-                scope["everline.request_id"] = id
-                said = {"X-Request-Id": id} | ({"Retry-After": str(RETRY_AFTER_S)} if message["status"] == 503 else {})
-                await problem(scope, message["status"], *REFUSALS[message["status"]], said)(scope, receive, send)
-        if not refused:
-            if message["type"] == "http.response.start":
-                _say_id_once(message)
-            await send(message)
-
-    return answer
+    return problem(scope, *REFUSALS[404], {"X-Request-Id": id})
 
 
 def _say_id_once(message: Message) -> None:

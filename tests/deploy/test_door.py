@@ -14,7 +14,7 @@ import uvicorn
 import uvicorn.config
 from everline.deploy import door
 from everline.deploy.answers import HEADERS_LIMIT
-from everline.deploy.bodies import BODY_S, Bodies, from_environment
+from everline.deploy.bodies import Bodies, seconds_in_environment
 from everline.deploy.door import Bounded, Door, middlewares
 from everline.methods.errors import ConfigError
 
@@ -77,9 +77,19 @@ def test_what_serve_would_obey_or_stumble_over_is_taken_out() -> None:
     assert seen == kept
 
 
-@pytest.mark.parametrize(("status", "code", "after"), [(503, "server_busy", "2"), (404, "not_found", None)])
-def test_what_the_proxy_refuses_itself_has_the_shape_of_all_errors(status: int, code: str, after: str | None) -> None:
-    headers, body = refused(status, b"text/plain; charset=utf-8", b"Request dropped due to backpressure")
+@pytest.mark.parametrize(
+    ("status", "ready", "said", "code", "after"),
+    [
+        (503, True, 503, "server_busy", "2"),
+        (500, True, 503, "server_busy", "2"),  # a replica died
+        (404, True, 404, "not_found", None),
+        (404, False, 503, "server_busy", "2"),  # the application is not there yet
+    ],
+)
+def test_what_the_proxy_refuses_itself_has_the_shape_of_all_errors(
+    status: int, ready: bool, said: int, code: str, after: str | None
+) -> None:
+    headers, body = refused(status, b"text/plain; charset=utf-8", b"Request dropped", ready=ready, said=said)
     assert headers["content-type"] == "application/json" and headers.get("retry-after") == after
     assert headers["x-request-id"] == json.loads(body)["error"]["request_id"] == "id-1"
     assert json.loads(body)["error"]["code"] == code
@@ -126,22 +136,31 @@ def test_the_id_of_a_request_is_said_once() -> None:
     asyncio.run(Door(proxy)({"type": "http", "path": "/", "headers": []}, None, send))  # type: ignore[arg-type]
 
 
-def refused(status: int, kind: bytes, body: bytes, path: str = "/lines") -> tuple[dict[str, str], bytes]:
-    """Headers and body that come through the door."""
+def refused(
+    status: int, kind: bytes, body: bytes, path: str = "/lines", *, ready: bool = True, said: int = 0
+) -> tuple[dict[str, str], bytes]:
+    """Headers and body that come through the door. ready: an application has answered before; said: another status."""
     came: list[Any] = []
 
     async def proxy(scope: Any, receive: Any, send: Any) -> None:
-        headers = [(b"content-type", kind), (b"X-Request-ID", b"id-1")]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
+        first = scope["path"] == "/first"
+        headers = [(b"content-type", b"application/json" if first else kind), (b"X-Request-ID", b"id-1")]
+        await send({"type": "http.response.start", "status": 200 if first else status, "headers": headers})
         await send({"type": "http.response.body", "body": body[:3], "more_body": True})
         await send({"type": "http.response.body", "body": body[3:]})
 
     async def send(message: Any) -> None:
         came.append(message)
 
-    asyncio.run(Door(proxy)({"type": "http", "path": path, "headers": []}, None, send))  # type: ignore[arg-type]
+    async def ask() -> None:
+        door: Any = Door(proxy)
+        for one in ("/first", path) if ready else (path,):
+            came.clear()
+            await door({"type": "http", "path": one, "headers": []}, None, send)
+
+    asyncio.run(ask())
     start, *parts = came
-    assert (start["type"], start["status"]) == ("http.response.start", status)
+    assert (start["type"], start["status"]) == ("http.response.start", said or status)
     headers = {key.decode().lower(): value.decode() for key, value in start["headers"]}
     return headers, b"".join(part["body"] for part in parts)
 
@@ -301,10 +320,31 @@ def test_a_body_larger_than_what_is_read_ahead_comes_whole() -> None:
     assert app.bodies == [900_000, 3]
 
 
-def test_the_time_for_a_body_is_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert from_environment().body_s == BODY_S
+def test_what_serve_does_not_begin_to_answer_is_answered_in_time() -> None:
+    came: list[Any] = []
+
+    async def lost(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/events":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await asyncio.sleep(0.05)
+            return
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        came.append(message)
+
+    door: Any = Door(lost, answer_s=0.01)
+    asyncio.run(door({"type": "http", "path": "/lines", "headers": []}, None, send))
+    assert came[0]["status"] == 503 and b"did not begin to answer within 0.01 s" in came[1]["body"]
+    came.clear()
+    asyncio.run(door({"type": "http", "path": "/events", "headers": []}, None, send))
+    assert [message.get("status") for message in came] == [200], "what has begun may take its time"
+
+
+def test_times_are_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert seconds_in_environment("EVERLINE_BODY_S", 60) == 60
     monkeypatch.setenv("EVERLINE_BODY_S", "7.5")
-    assert from_environment().body_s == 7.5
+    assert seconds_in_environment("EVERLINE_BODY_S", 60) == 7.5
     monkeypatch.setenv("EVERLINE_BODY_S", "nan")
     with pytest.raises(ConfigError, match="EVERLINE_BODY_S"):
-        from_environment()
+        seconds_in_environment("EVERLINE_BODY_S", 60)

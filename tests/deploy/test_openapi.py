@@ -109,7 +109,7 @@ def test_the_description_is_true_where_all_need_a_token(whole: Whole, sent: Any,
 def test_every_error_of_the_server_is_in_the_description() -> None:
     known = {(status, code) for status, (codes, _) in described.CODES.items() for code in codes}
     raised = {(status, code) for _, status, code in ERRORS} | {(status, code) for status, code in CODES.items()}
-    raised |= {(status, code) for status, (code, _) in REFUSALS.items()}
+    raised |= {(status, code) for status, code, _ in REFUSALS.values()}
     guards = {
         (401, "no_token"),
         (403, "forbidden"),
