@@ -66,6 +66,13 @@ def run_commands(page: Path, folder: Path, parts: list[bytes]) -> list[str]:
     return [command[1] for command in commands]
 
 
+def test_the_tests_that_hold_faults_are_there() -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / "faults.md").read_text("utf-8"))
+    assert len(named) > 25
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text("utf-8"), f"{file}::{test}"
+
+
 @pytest.mark.slow
 def test_the_readmes_commands_run(folder: Path, parts: list[bytes]) -> None:
     assert run_commands(ROOT / "README.md", folder, parts)[0] == "stream"

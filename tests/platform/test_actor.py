@@ -150,9 +150,7 @@ def test_a_log_that_a_killed_command_still_holds_is_waited_for(fleet: Fleet) -> 
     ray.kill(handle)
 
 
-def test_a_line_whose_log_was_taken_over_ends_and_goes_on_saying_why(
-    fleet: Fleet, start: Any, parts: list[bytes]
-) -> None:
+def test_a_line_whose_log_was_taken_over_ends_and_says_why(fleet: Fleet, start: Any, parts: list[bytes]) -> None:
     moved = start("moved")
     answer(moved.inspect.remote(parts[0], "i0"))
     LogWriter(line_folder(fleet.store, "moved"), -1).release()  # on another machine no lock keeps it out
