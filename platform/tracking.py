@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..methods.errors import ConfigError, NoSpace, TrackingError
+from .volume import PRIVATE
 
 EXPERIMENT = "everline"  # the runs behind versions
 NOWHERE = "file:///nonexistent"  # for artifacts that come without an experiment of everline's: there are none
@@ -49,7 +50,7 @@ def prepare_tracking(uri: str, experiment: str = EXPERIMENT, artifacts: str = ""
     with answering("could not prepare the tracking store", uri):
         path = _sqlite_path(uri)
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
             with _one_at_a_time(path):
                 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 

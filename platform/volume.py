@@ -19,6 +19,7 @@ import pyarrow as pa
 from ..methods.errors import ConfigError
 
 S3 = "s3://"
+PRIVATE = 0o750  # of folders with images and models: other users of the machine have no business there
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
@@ -189,11 +190,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_durable(folder: Path) -> None:
-    """Makes a folder and those above it, and their names durable."""
-    missing = [f for f in (folder, *folder.parents) if not f.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for made in missing:
-        sync_folder(made.parent)
+    """Makes a folder and those above it, and their names durable. Owner and group may look into new ones."""
+    for missing in reversed([f for f in (folder, *folder.parents) if not f.exists()]):
+        missing.mkdir(mode=PRIVATE, exist_ok=True)
+        sync_folder(missing.parent)
 
 
 class LocalGrowing(Growing):

@@ -78,6 +78,15 @@ def edited(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
+def test_other_users_of_the_machine_cannot_look_into_a_new_store(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        LogWriter.open(tmp_path / "store" / "a").close()
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("store", "store/a")] == [0o750, 0o750]
+
+
 def test_a_whole_life(place: Place, opened: Callable[..., LogWriter]) -> None:
     """Append, seal, die, go on, close, merge, trim; then read in every way."""
     assert not log.has_log(place / "a")
