@@ -97,15 +97,17 @@ def test_a_queue_of_serve_s_own_that_is_full_is_told_in_our_shape(served: Served
             assert body["error"]["request_id"] == headers["x-request-id"] != ""
 
 
-def test_bodies_that_do_not_come_to_their_end_hold_nobody_up(served: Served, parts: list[bytes]) -> None:
-    head = b"POST /lines/mono/inspect HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n"
+def test_bodies_that_do_not_come_to_their_end_hold_nobody_up(
+    served: Served, swapped: tuple[int, int], parts: list[bytes]
+) -> None:
+    head = b"POST /lines/swap/inspect HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n"
     with ExitStack() as stack:
         for _ in range(80):  # a replica takes 64 requests
             one = stack.enter_context(socket.create_connection(("127.0.0.1", served.port), PATIENCE_S))
             one.sendall(head + b"x" * 1000)
         assert served.ask("GET", "/health")[0] == 200
         assert served.ask("GET", "/lines")[0] == 200
-        assert served.inspect("mono", parts[0], query="?learn=false")[0] == 200
+        assert served.inspect("swap", parts[0], query="?learn=false")[0] == 200
 
 
 def test_serve_is_not_started_twice(served: Served) -> None:

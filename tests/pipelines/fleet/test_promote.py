@@ -76,7 +76,9 @@ def detector(parts: list[bytes], shift: float = 0.0) -> tuple[State, Calibration
 
 def propose(fleet: Fleet, parts: list[bytes], shift: float = 0.0) -> int:
     made = detector(parts, shift)
-    return Versions(fleet.tracking, "mono").propose(*made, watermark=24, key=f"sweep-{shift}")
+    return Versions(fleet.tracking, "mono").propose(
+        *made, watermark=24, key=f"sweep-{shift}", tags={"source": "sweep"}
+    )
 
 
 def run(fleet: Fleet, tmp_path: Path, *args: str) -> tuple[Result, dict[str, Any]]:
