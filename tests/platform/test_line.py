@@ -86,9 +86,10 @@ def test_a_known_id_that_a_replica_judged_anew_is_recorded_and_not_learned_again
     line = opened()
     send(line, 0, 48)
     before = line.digest()
-    verdict = {"verdict": "reject", "score": 9.0, "p_value": 0.01, "threshold": 1.0, "version": 7, "calibrated": True}
-    again = line.inspect(STREAM[3], "i3", judged=(*line._judge(STREAM[3])[:2], verdict))
-    assert (again.duplicate, again.version, again.admitted) == (True, 7, False)
+    features, numbers, seen = line._judge(STREAM[3])
+    assert seen is not None
+    again = line.inspect(STREAM[3], "i3", judged=(features, numbers, {**seen, "score": 9.0}))
+    assert (again.duplicate, again.version, again.score, again.admitted) == (True, 1, 9.0, False)
     assert line.digest() == before
     (record,) = [r for r in LogReader(line.folder).records() if r.kind == "repeat"]
     assert (record.id, record.data["of"], record.image) == ("i3", 3, None)
