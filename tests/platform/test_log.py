@@ -287,10 +287,10 @@ def test_a_fenced_writer_is_refused_and_damages_nothing(
     thought_dead(old)
     new = opened()
     got += filled(new, after)
-    with pytest.raises(SecondWriter):
-        old.append([image(99)])
-    with pytest.raises(StoreError, match="taken it over"):
-        old.append([image(99)])
+    for _ in range(2):  # and it goes on saying why
+        with pytest.raises(SecondWriter, match="taken over this log"):
+            old.append([image(99)])
+    assert old.moved and not old.failed
     old.close()
     got += filled(new, 7)
     assert read(new.folder) == got
