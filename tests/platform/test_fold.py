@@ -1,6 +1,7 @@
 """The fold over the log is a function of the records: order, bits, candidates and what they lead to."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from everline.methods.conformance import images, same
 from everline.platform.calibration import Calibration
+from everline.platform.drift import DRIFT
 from everline.platform.fold import Fold, Publish
 from everline.platform.record import Record
 
@@ -44,6 +46,20 @@ def test_what_is_not_admitted_is_counted_and_not_learned() -> None:
     state.apply(image(1, admitted=False, verdict="reject"), lambda r: torch.zeros(1))
     assert same(before, state.learner.state())
     assert state.counts == {"inspected": 2, "rejected": 1, "not_admitted": 1, "published": 0}
+
+
+def test_an_image_of_an_unknown_sender_changes_nothing_in_a_drift_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state, seen = fold(drift="adapt"), []
+    run(state, 0, 2)
+    state.watch._now.state = DRIFT
+    monkeypatch.setattr(state, "_drifted", seen.append)
+    foreign = replace(image(2, admitted=False, verdict="reject"), data={"learn": False, "unknown_sender": True})
+    state.apply(foreign, lambda r: torch.zeros(1))
+    assert not seen and state.counts["inspected"] == 3
+    state.apply(replace(image(3, admitted=False), data={"learn": False}), lambda r: torch.zeros(1))
+    assert [record.seq for record in seen] == [3]
 
 
 def test_a_candidate_is_judged_on_images_it_has_not_learned() -> None:

@@ -62,11 +62,7 @@ def test_a_log_without_its_manifests_is_refused_and_keeps_every_file(place: Plac
         LogReader(place / "a")
     assert has_log(place / "a")
     assert "manifests are missing" in verify(place / "a").problems[0]
-    assert sorted({*volume_of(place / "a").names(), *before}) == sorted({*before, *lock_of(place)})
-
-
-def lock_of(place: Place) -> list[str]:
-    return ["lock"] if isinstance(place, Path) else []
+    assert sorted(volume_of(place / "a").names()) == before
 
 
 def test_its_manifest_is_made_again_from_what_is_left(place: Place) -> None:
@@ -157,6 +153,22 @@ def test_a_segment_that_no_manifest_names_is_not_removed(tmp_path: Path) -> None
     assert not verify(folder).ok
     repair(folder, {}, accept_loss=False, by="me")
     assert read(folder) == before
+
+
+def test_on_s3_a_late_append_is_left_alone_until_the_log_has_its_number(s3_store: Place) -> None:
+    """An append that was given up may be carried out when its segment is not named any more."""
+    folder = s3_store / "a"
+    filled(folder, 4)
+    name = "segment-000000000000-00000001-00000000.log"
+    late, marker = segment.create(folder / name)
+    late.append(segment.encode([Record("image", "late", image=b"x", seq=4)], marker))
+    parts = sorted(volume_of(folder).names(name))
+    filled(folder, 0)
+    assert sorted(volume_of(folder).names(name)) == parts
+    filled(folder, 3)
+    filled(folder, 0)
+    assert volume_of(folder).names(name) == []
+    assert [record.id for record in read(folder)] == [f"i{n}" for n in range(7)]
 
 
 def test_what_no_file_holds_is_said_and_accepted_only_in_words(place: Place) -> None:
