@@ -4,7 +4,6 @@ A proxy asks `middlewares` for it where its environment has RAY_SERVE_HTTP_PROXY
 everline.deploy.door:middlewares, as in every cluster that everline starts (platform/cluster.py).
 """
 
-import asyncio
 import os
 import re
 import uuid
@@ -17,7 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from .answers import HEADERS_LIMIT, REQUEST_ID, RETRY_AFTER_S, problem
+from .answers import HEADERS_LIMIT, REQUEST_ID, RETRY_AFTER_S, begins_in_time, problem
 from .bodies import BODY_S, Bodies, BodiesFull, BodySlow, seconds_in_environment
 
 HEALTHZ = "/-/healthz"  # of Serve: says `success`, for load balancers
@@ -80,19 +79,7 @@ class Door:
 
     async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application's answer, or 503 where none begins in time: Serve waits for ever for what is lost."""
-        timer = asyncio.timeout(self.answer_s)
-
-        async def watched(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                timer.reschedule(None)
-            await send(message)
-
-        try:
-            async with timer:
-                await self.app(scope, receive, watched)
-        except TimeoutError:
-            if not timer.expired():
-                raise
+        if not await begins_in_time(self.app, scope, receive, send, self.answer_s):
             text = f"the server did not begin to answer within {self.answer_s:g} s; send the same again."
             await _refusal(scope, 503, "server_busy", text)(scope, receive, send)
 

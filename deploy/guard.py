@@ -5,7 +5,6 @@ A request that may go on has its holder's name in `scope["everline.who"]`, empty
 images that it brings.
 """
 
-import asyncio
 import math
 import re
 import time
@@ -15,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .answers import problem
+from .answers import begins_in_time, problem
 from .hosts import answers_to, is_own_page
 from .tokens import Holder, Tokens
 
@@ -120,18 +119,7 @@ class Guard:
         return is_own_page(headers.get(b"origin", ""), headers.get(b"sec-fetch-site", ""), hosts, self.rules.hosts)
 
     async def _in_time(self, scope: Scope, receive: Receive, send: Send) -> None:
-        timer = asyncio.timeout(self.rules.timeout_s)
-
-        async def answer(message: Message) -> None:
-            timer.reschedule(None)  # it has begun, and may go on: a stream of events has no end
-            await send(message)
-
-        try:
-            async with timer:
-                await self.app(scope, receive, answer)
-        except TimeoutError:
-            if not timer.expired():
-                raise
+        if not await begins_in_time(self.app, scope, receive, send, self.rules.timeout_s):
             text = f"no answer within {self.rules.timeout_s:g} s; send the same image again under the same id."
             await problem(scope, 504, "timeout", text)(scope, receive, send)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import ray
 
-from .head import end_session
+from .head import end_session, session_folder, session_processes
 
 LOOK_S = 1.0
 
@@ -20,8 +20,9 @@ def ending_with_the_cluster(say: Callable[[str], None], own: bool) -> Iterator[N
 
     own: what is left of the cluster on this machine is ended, too. Ray is connected.
     """
-    session = Path(_socket()).parents[1]
-    watched = _processes(session)
+    here = ray.get_runtime_context().get_node_id()
+    session = session_folder(next(node for node in ray.nodes() if node["NodeID"] == here))
+    watched = _vital(session)
     over = threading.Event()
 
     def watch() -> None:
@@ -40,21 +41,10 @@ def ending_with_the_cluster(say: Callable[[str], None], own: bool) -> Iterator[N
         over.set()
 
 
-def _socket() -> str:
-    """Of this machine's raylet."""
-    here = ray.get_runtime_context().get_node_id()
-    return next(str(node["RayletSocketName"]) for node in ray.nodes() if node["NodeID"] == here)
-
-
-def _processes(session: Path) -> dict[str, psutil.Process]:
+def _vital(session: Path) -> dict[str, psutil.Process]:
     """The node's own process, and the head's where it runs here."""
-    found = {}
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or [""]
-        name = Path(words[0]).name
-        if name in ("raylet", "gcs_server") and any(str(session) in word for word in words):
-            found[name] = process
-    return found
+    named = {Path(process.info["cmdline"][0]).name: process for process in session_processes(session)}
+    return {name: process for name, process in named.items() if name in ("raylet", "gcs_server")}
 
 
 def _runs(process: psutil.Process) -> bool:

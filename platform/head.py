@@ -6,8 +6,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psutil
 import ray
@@ -118,9 +120,21 @@ def _session() -> Path | None:
     """The session folder of the cluster at hand, where `join` started it on this machine."""
     for node in ray.nodes():
         if node["Alive"] and node["Labels"].get(LABEL[0]) == LABEL[1]:
-            folder = Path(node["RayletSocketName"]).parents[1]
+            folder = session_folder(node)
             return folder if folder.is_dir() else None
     return None
+
+
+def session_folder(node: Mapping[str, Any]) -> Path:
+    """Where the session of a node (of `ray.nodes()`) keeps its sockets and logs, on its machine."""
+    return Path(node["RayletSocketName"]).parents[1]
+
+
+def session_processes(session: Path) -> Iterator[psutil.Process]:
+    """Ray's processes on this machine whose command lines name that session."""
+    for process in psutil.process_iter(["pid", "cmdline", "uids"]):
+        if any(str(session) in word for word in process.info["cmdline"] or []):
+            yield process
 
 
 def _others() -> str:
@@ -139,9 +153,9 @@ def _others() -> str:
 def end_session(session: Path) -> None:
     """The processes of one session and their children; `ray stop` would end every Ray of this user."""
     found: dict[int, psutil.Process] = {}
-    for process in psutil.process_iter(["pid", "cmdline", "uids"]):
-        uids, words = process.info["uids"], process.info["cmdline"] or []
-        if uids and uids.real == os.getuid() and any(str(session) in word for word in words):
+    for process in session_processes(session):
+        uids = process.info["uids"]
+        if uids and uids.real == os.getuid():
             found[process.pid] = process
             try:
                 found |= {child.pid: child for child in process.children(recursive=True)}

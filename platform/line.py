@@ -611,17 +611,7 @@ class Line:
             log.warning("line %s: no copy of version %d: %s", self.name, scorer.version, error)
 
     def _tags(self) -> dict[str, str]:
-        """What a rebuild must know beside the state and its calibration (platform/rebuild.py)."""
-        s = self.settings
-        return {
-            "threads": str(s.threads),
-            "torch": str(torch.__version__),
-            "device": s.device,
-            "publish_every": str(s.publish_every),
-            "probation": str(s.probation),
-            "drift": s.drift,
-            "made_on": "; ".join(self._made_on),
-        }
+        return version_tags(self.settings, self._made_on)
 
     def _append_event(self, kind: str, version: int | None, **data: Any) -> Record:
         """A publish, due, task or rollback record; it is applied after the records that are still pending."""
@@ -686,12 +676,13 @@ class Line:
             scorer, state = self._load_current(self.fold.current)
             self._make_current(scorer, state)
             self._alias_behind = True  # as it may have died between the record and the alias
-        self._check_end({})
-        self._tried(lambda: self._check_end(self.versions.live()))
+        self._check_end()
         self.settle()
 
-    def _check_end(self, live: dict[int, int]) -> None:
+    def _check_end(self) -> None:
         """Raises Corrupt where checkpoints, or versions in use, have seen records that the log does not have."""
+        live: dict[int, int] = {}
+        self._tried(lambda: live.update(self.versions.live()))
         lost = lost_end(self.reader, live)
         if lost is None:
             return
@@ -765,6 +756,19 @@ def publication_key(line: str, ready: Publish) -> str:
     """Names a publication by all that it is; a replay of the same log gives equal bits, so the same key."""
     calibration = State({}, ready.calibration.to_json())
     return f"{line}/{ready.key}/{digest(ready.state)[:16]}/{digest(calibration)[:16]}"
+
+
+def version_tags(settings: LineSettings, made_on: Sequence[str]) -> dict[str, str]:
+    """What a rebuild must know beside the state and its calibration (platform/rebuild.py). made_on: see `machine`."""
+    return {
+        "threads": str(settings.threads),
+        "torch": str(torch.__version__),
+        "device": settings.device,
+        "publish_every": str(settings.publish_every),
+        "probation": str(settings.probation),
+        "drift": settings.drift,
+        "made_on": "; ".join(made_on),
+    }
 
 
 def machine(threads: int, device: str) -> str:

@@ -4,7 +4,7 @@ What it takes: method and parameters (the seed among them) from the version's ow
 what else decided from its tags, and the records from the first on. The fleet file of today does not come into it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -153,8 +153,8 @@ class _Made:
 def _resumed(fold: Fold, version: Version, reader: LogReader) -> list[str]:
     """Old images are gone: from the newest checkpoint that is no newer than the version. Raises StateError."""
     gone = f"the images before record {reader.images_from} are gone (keep_days, keep_images, keep_gib)"
-    base = Checkpoints(reader.folder / "checkpoints").latest(upto=version.watermark)
-    if base is None or base[0] + 1 < reader.images_from:
+    base = base_of(reader, version.watermark)
+    if base is None:
         raise StateError(
             f"line {reader.folder.name}: {gone}, and no checkpoint before version {version.version} was kept: it "
             "cannot be made again."
@@ -164,8 +164,16 @@ def _resumed(fold: Fold, version: Version, reader: LogReader) -> list[str]:
     return [f"{gone}: rebuilt from the checkpoint after record {seq}, and not from the first record"]
 
 
-def _found(fold: Fold, version: Version, reader: LogReader, told: Callable[[str, int, int], None]) -> Publish | None:
-    """The version's snapshot, once it is calibrated; None where the log does not lead to it."""
+def base_of(reader: LogReader, watermark: int) -> tuple[int, dict[str, State], dict[str, Any]] | None:
+    """The newest checkpoint (record, states, meta) that has seen no more; None where images behind it are gone."""
+    base = Checkpoints(reader.folder / "checkpoints").latest(upto=watermark)
+    return None if base is None or base[0] + 1 < reader.images_from else base
+
+
+def replayed(
+    fold: Fold, reader: LogReader, told: Callable[[str, int, int], None]
+) -> Iterator[tuple[Record, Publish | None]]:
+    """Applies the records that follow, one by one: each, and what became due by it. Raises Corrupt."""
 
     def embed(record: Record) -> Tensor:
         if record.image is None:
@@ -175,6 +183,12 @@ def _found(fold: Fold, version: Version, reader: LogReader, told: Callable[[str,
     for record in reader.records(after=fold.watermark):
         ready = fold.apply(record, embed)
         told("records", record.seq + 1, len(reader))
+        yield record, ready
+
+
+def _found(fold: Fold, version: Version, reader: LogReader, told: Callable[[str, int, int], None]) -> Publish | None:
+    """The version's snapshot, once it is calibrated; None where the log does not lead to it."""
+    for record, ready in replayed(fold, reader, told):
         if ready is not None and ready.watermark == version.watermark:
             return ready
         waits = fold.candidate is not None and fold.candidate.watermark == version.watermark

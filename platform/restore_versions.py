@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..methods.detector import State
 from ..methods.errors import Corrupt, StateError
 from .calibration import Calibration
 from .checkpoints import Checkpoints
 from .fold import Fold, Publish
-from .line import embed_image, machine, publication_key
+from .line import machine, publication_key, version_tags
 from .log import LogReader
+from .rebuild import SNAPSHOT, base_of, replayed
 from .record import Record
 from .settings import LineSettings
 from .threads import threads
@@ -77,15 +77,7 @@ def _current(reader: LogReader) -> int | None:
 
 
 def _register(versions: Versions, number: int, ready: Publish, settings: LineSettings, found: Restored) -> None:
-    tags = {
-        "threads": str(settings.threads),
-        "device": settings.device,
-        "publish_every": str(settings.publish_every),
-        "probation": str(settings.probation),
-        "drift": settings.drift,
-        "made_on": machine(settings.threads, settings.device),
-        "restored": "true",
-    }
+    tags = version_tags(settings, [machine(settings.threads, settings.device)]) | {"restored": "true"}
     key = publication_key(versions.line, ready)
     if versions.publish_as(number, ready.state, ready.calibration, watermark=ready.watermark, key=key, tags=tags):
         found.restored.append(number)
@@ -110,12 +102,8 @@ def _own_copy(number: int, record: Record, reader: LogReader) -> Publish | None:
         states, meta = Checkpoints(reader.folder / "current").load(number)
     except Corrupt:
         return None
-    return _checked(states["current"], Calibration.from_json(meta["calibration"]), record, reader)
-
-
-def _checked(state: State, calibration: Calibration, record: Record, reader: LogReader) -> Publish | None:
-    watermark = int(record.data["watermark"])
-    ready = Publish(f"snapshot-{watermark}", state, calibration, watermark)
+    watermark, calibration = int(record.data["watermark"]), Calibration.from_json(meta["calibration"])
+    ready = Publish(f"{SNAPSHOT}-{watermark}", states["current"], calibration, watermark)
     return ready if publication_key(reader.folder.name, ready) == record.data["key"] else None
 
 
@@ -131,19 +119,11 @@ def _folded(
         return {}
     last = max(wanted[number].seq for number in keys.values())
     found: dict[int, Publish] = {}
-
-    def embed(record: Record) -> Any:
-        if record.image is None:
-            raise Corrupt(f"{reader.folder}: record {record.seq} has no image to learn from.")
-        return embed_image(fold.learner, record.image)
-
-    for record in reader.records(after=fold.watermark):
-        if record.seq > last or len(found) == len(keys):
-            break
-        ready = fold.apply(record, embed)
-        told("records", record.seq + 1, len(reader))
+    for record, ready in replayed(fold, reader, told):
         if ready is not None and (number := keys.get(publication_key(reader.folder.name, ready))) is not None:
             found[number] = ready
+        if record.seq >= last or len(found) == len(keys):
+            break
     return found
 
 
@@ -152,8 +132,7 @@ def _begun(watermarks: list[int], reader: LogReader, settings: LineSettings) -> 
     if not reader.images_from:
         return Fold.of(settings)
     for mark in watermarks:
-        base = Checkpoints(reader.folder / "checkpoints").latest(upto=mark)
-        if base is not None and base[0] + 1 >= reader.images_from:
+        if (base := base_of(reader, mark)) is not None:
             fold = Fold.of(settings)
             try:
                 fold.unpack(base[1], base[2])

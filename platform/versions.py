@@ -34,7 +34,8 @@ OWN_TAGS = (
     "key", "watermark", "images_learned", "threshold", "calibrated", "method", "checksum", "everline_version", PROPOSED
 )  # fmt: skip
 ANSWER = {"score": "double", "p_value": "double", "threshold": "double", "verdict": "string", "calibrated": "boolean"}
-MADE = ("MLmodel", "artifacts/detector/calibration.json")  # files of every version
+DETECTOR = "artifacts/detector"  # in a version's files: what is everline's own
+MADE = {"MLmodel", f"{DETECTOR}/calibration.json"}  # files of every version
 DAY_MS = 86_400_000
 PAGE = 200
 WAIT_S = 60
@@ -177,12 +178,12 @@ class Versions:
         """Of a model that everline made, and nothing else: whoever may write to MLflow could name any folder."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        parts = urlsplit(found.source)
-        if parts.scheme in ("file", ""):
-            folder = Path(unquote(parts.path))
-            if folder.is_symlink() or not all((folder / name).is_file() for name in MADE):
-                return
-        get_artifact_repository(found.source, tracking_uri=self.uri).delete_artifacts()
+        folder = _here(found.source)
+        if folder is not None and folder.is_symlink():
+            return
+        kept = get_artifact_repository(found.source, tracking_uri=self.uri)
+        if {one.path for inner in (None, DETECTOR) for one in kept.list_artifacts(inner)} >= MADE:
+            kept.delete_artifacts()
 
     def live(self) -> "dict[int, int]":
         """Versions that have an alias -> number of the last record that each has learned from."""
@@ -333,11 +334,11 @@ class Versions:
 
     def _files(self, found: Any, stack: ExitStack) -> Path:
         """Where the version's own files lie: in place if this machine has them, else a copy until `stack` ends."""
-        parts = urlsplit(found.source)
-        if parts.scheme in ("file", ""):
-            return Path(unquote(parts.path), "artifacts", "detector")
+        folder = _here(found.source)
+        if folder is not None:
+            return folder / DETECTOR
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="everline-"))
-        return Path(self._client.download_artifacts(found.run_id, "model/artifacts/detector", scratch))
+        return Path(self._client.download_artifacts(found.run_id, f"model/{DETECTOR}", scratch))
 
     def _ensure_model(self) -> None:
         or_none(lambda: self._client.create_registered_model(self.line), "RESOURCE_ALREADY_EXISTS")
@@ -354,6 +355,12 @@ class Versions:
     def _answering(self, what: str) -> Iterator[None]:
         with answering(f"line {self.line}: could not {what}", self.uri):
             yield
+
+
+def _here(source: str) -> Path | None:
+    """The folder of a version's files, where they are on this machine."""
+    parts = urlsplit(source)
+    return Path(unquote(parts.path)) if parts.scheme in ("file", "") else None
 
 
 def removable(versions: "Sequence[Version]", keep: int) -> set[int]:

@@ -8,20 +8,11 @@ from everline.methods.errors import TrackingError
 from everline.platform.line import Line
 from everline.platform.log import LogReader
 from everline.platform.restore_versions import restore_versions
-from everline.platform.settings import LineSettings
 from everline.platform.statefiles import digest
 from everline.platform.versions import Versions
 
 from ..conftest import copied_tracking, typed
-
-QUICK = LineSettings(
-    method="lemo",
-    params={"size": 64, "seed": 3},
-    checkpoint_every=20,
-    false_reject_rate=0.2,
-    probation=1,
-    publish_every=25,
-)
+from .lines import QUICK
 
 
 def folder_of(store: Path) -> LogReader:
