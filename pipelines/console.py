@@ -1,7 +1,9 @@
 """What the commands share: tables and progress for people, JSON for machines."""
 
 import contextlib
+import getpass
 import json
+import os
 import signal
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,6 +36,14 @@ fleet_option = click.option(
 json_option = click.option(
     "--json", "json_file", type=click.Path(path_type=Path), help="Write the result as JSON to this file; - is stdout."
 )
+
+
+def user() -> str:
+    """Returns the name of whoever is logged in."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        return f"user {os.getuid()}"
 
 
 class _Rate(bars.ProgressColumn):

@@ -31,6 +31,7 @@ from ..methods.errors import (
     UnknownVersion,
 )
 from ..methods.registry import restore
+from .ages import CLOCK, Ages, Jump, WallClock
 from .calibration import Calibration
 from .checkpoints import Checkpoints
 from .drift import moments
@@ -42,7 +43,7 @@ from .online import DEFECT, LABELS, OK, InForce
 from .ownjudge import SYNTHETIC, Question
 from .record import Record
 from .repair import lost_end
-from .retention import Keep, first_needed
+from .retention import DAY_NS, Keep, first_needed
 from .settings import LineSettings
 from .spool import SpooledWriter, open_log, spool_folder
 from .statefiles import digest
@@ -157,6 +158,12 @@ class Line:
         try:
             self.reader = LogReader(self.folder)
             self.ids: dict[str, int] = self.reader.ids()
+            self._clock, self._ages = (
+                WallClock(),
+                Ages.of(self.reader.times() if self.keep.days else (), self.keep.days),
+            )
+            for jump in self._ages.jumps:
+                self._tell_of(jump)
             self.words: dict[int, Word] = words(self.reader)  # image record's number -> an operator's last word
             self.checkpoints = Checkpoints(self.folder / "checkpoints")
             self.fold = self._fresh_fold()
@@ -221,7 +228,7 @@ class Line:
         record = Record(
             kind="image" if first is None else "repeat",
             id=id,
-            time_ns=time.time_ns(),
+            time_ns=self._clock.now_ns(),
             image=data if first is None else None,
             task=self.fold.task,
             admitted=learn and first is None and verdict["verdict"] != "reject" and not self._holds,
@@ -232,8 +239,7 @@ class Line:
             version=verdict.get("version"),
             verdict=verdict["verdict"],
         )
-        (record,) = self.writer.append([record])
-        self._pending.append(record)
+        record = self._append(record)
         if first is None:
             self.ids[id] = record.seq
             self._features[record.seq] = features
@@ -269,7 +275,7 @@ class Line:
         record = Record(
             kind="feedback",
             id=f"feedback-{self.writer.next_seq}",
-            time_ns=time.time_ns(),
+            time_ns=self._clock.now_ns(),
             image=image.image if shown else None,  # retention drops it when its turn has come, and not with the first
             task=image.task,
             score=image.score,
@@ -280,14 +286,14 @@ class Line:
             admitted=learn,
             data={"of": of, "id": id, "label": label, "by": by},
         )
-        (record,) = self.writer.append([record])
-        self._pending.append(record)
+        record = self._append(record)
         return heard(self.words, record).to_json(of, changed=before is not None)
 
     def settle(self) -> None:
         """Applies every record that is not applied yet, and carries out what follows from it."""
         if self.broken:
             raise StateError(f"line {self.name}: its state is not to be trusted ({self.broken}); start it again.")
+        self._look_at_clock()
         self._carry_out()
         while self._pending:
             record, drift = self._pending[0], self.fold.watch.state
@@ -399,7 +405,7 @@ class Line:
             if self.writer.merge() or not self.keep or watermarks is None:
                 return
             needed = first_needed(self.checkpoints.numbers(), watermarks)
-            self.writer.trim(self.keep, needed, time.time_ns())
+            self.writer.trim(self.keep, needed, self._ages.now_ns or 0, self._ages)
         except (StoreError, OSError) as error:  # the records are safe where they are; there is a next time
             log.warning("line %s: its log was not tidied: %s", self.name, error)
 
@@ -615,15 +621,36 @@ class Line:
 
     def _append_event(self, kind: str, version: int | None, **data: Any) -> Record:
         """A publish, due, task or rollback record; it is applied after the records that are still pending."""
-        (record,) = self.writer.append(
-            [
-                Record(
-                    kind=kind, id=f"{kind}-{self.writer.next_seq}", time_ns=time.time_ns(), version=version, data=data
-                )
-            ]
-        )
+        id = f"{kind}-{self.writer.next_seq}"
+        return self._append(Record(kind=kind, id=id, time_ns=self._clock.now_ns(), version=version, data=data))
+
+    def _append(self, record: Record) -> Record:
+        """Durable, and due to be applied; returns it with its number."""
+        (record,) = self.writer.append([record])
         self._pending.append(record)
+        if jump := self._ages.add(record.seq, record.kind, record.time_ns, record.data):
+            self._tell_of(jump)
         return record
+
+    def _look_at_clock(self) -> None:
+        """A record says where the clock was set, and where the line was idle for so long that it would seem so."""
+        if self._clock.was_set():
+            self._append_event(CLOCK, None, by_s=round(self._clock.set_by_ns / 1e9))
+            self._clock.forget()
+        elif (idle := self._clock.passed_ns(self._ages.now_ns)) > self._ages.most_ns:
+            self._append_event(CLOCK, None, idle_s=idle // 10**9)
+
+    def _tell_of(self, jump: Jump) -> None:
+        kept = (
+            f"Images from before count as made then. Where the times are right: everline log clock {self.name} --right"
+        )
+        log.warning(
+            "line %s: the times in its log jump by %+.2f days at record %d. %s",
+            self.name,
+            jump.by_ns / DAY_NS,
+            jump.seq,
+            kept if self.keep.days else "",
+        )
 
     def _fresh_fold(self) -> Fold:
         fold = Fold.of(self.settings)

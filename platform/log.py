@@ -10,10 +10,11 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from ..methods.errors import ConfigError, Corrupt, NoSpace, SecondWriter, StoreDown, StoreError
 from . import segment, shard
+from .ages import CLOCK, Ages
 from .manifest import (
     KEPT,
     Manifest,
@@ -193,11 +194,11 @@ class LogWriter:
             raise StoreError(f"{self.folder}: the log is closed; open it again.")
         return [self._one(seq) for seq in seqs]
 
-    def trim(self, keep: Keep, needed: int, now_ns: int) -> bool:
+    def trim(self, keep: Keep, needed: int, now_ns: int, ages: Ages | None = None) -> bool:
         """Drops the images of the oldest shard that has any, if it may; whether it did. One shard is written again.
 
-        needed: the first record whose image must stay. Raises Corrupt, NoSpace, SecondWriter, StoreError; then
-        nothing has changed.
+        needed: the first record whose image must stay. ages: what is known of the log's times. Raises Corrupt,
+        NoSpace, SecondWriter, StoreError; then nothing has changed.
         """
         self._check_usable()
         shards = self._manifest.shards
@@ -205,7 +206,9 @@ class LogWriter:
         if at == len(shards) or shards[at].first + shards[at].count > needed:
             return False
         try:
-            newest = max(max(c["time_ns"]) for c in ShardFile(self.folder, shards[at]).columns("time_ns"))
+            columns = ShardFile(self.folder, shards[at]).columns("seq", "time_ns")
+            times = [time for c in columns for time in zip(c["seq"], c["time_ns"], strict=True)]
+            newest = max(ages.since(*time) if ages else time[1] for time in times)
             if not may_go(at, shards, keep, needed, newest, now_ns):
                 return False
             self._put_in_place(range(at, at + 1), images=False)
@@ -536,6 +539,16 @@ class LogReader:
         ]
         yield from (replace(self._one(seq), image=None) for seq in seqs)
         yield from (replace(record, image=None) for record in self._tail if record.kind == kind)
+
+    def times(self) -> Iterator[tuple[int, str, int, dict[str, Any]]]:
+        """Number, kind, time in ns, and data of the kind `clock`, from the first record on that has its image."""
+        for file in self.shards:
+            if file.shard.cut:
+                continue
+            for c in file.columns("seq", "kind", "time_ns"):
+                for seq, kind, time_ns in zip(c["seq"], c["kind"], c["time_ns"], strict=True):
+                    yield seq, kind, time_ns, self._one(seq).data if kind == CLOCK else {}
+        yield from ((record.seq, record.kind, record.time_ns, record.data) for record in self._tail)
 
     def _ids(self) -> dict[str, int]:
         found: dict[str, int] = {}

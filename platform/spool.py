@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..methods.errors import Corrupt, NoSpace, StoreDown, StoreError
 from . import segment
+from .ages import Ages
 from .log import LogReader, LogWriter, locked, store_error
 from .record import Record
 from .retention import Keep
@@ -134,9 +135,9 @@ class SpooledWriter:
                 here |= zip(rest, self._writer.get(rest), strict=True)
         return [here[seq] for seq in seqs]
 
-    def trim(self, keep: Keep, needed: int, now_ns: int) -> bool:
+    def trim(self, keep: Keep, needed: int, now_ns: int, ages: Ages | None = None) -> bool:
         """As `LogWriter.trim`; not while it spools."""
-        return self._at_rest() and self._writer.trim(keep, needed, now_ns)
+        return self._at_rest() and self._writer.trim(keep, needed, now_ns, ages)
 
     def merge(self) -> bool:
         """As `LogWriter.merge`; not while it spools."""

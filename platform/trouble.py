@@ -51,7 +51,7 @@ def read_trouble(folder: Place) -> Trouble:
 def begin(folder: Place, line: str) -> Trouble:
     """Counts a start; returns what was before. Raises LineStopped where there were too many."""
     before = read_trouble(folder)
-    if before.at < time.time() - WINDOW_S:
+    if abs(time.time() - before.at) > WINDOW_S:  # also where the clock was ahead then
         before = Trouble()
     error = before.error or SILENT
     if before.stopped:

@@ -1,7 +1,5 @@
 """`everline lines`, `versions`, `rollback` and `log`: looking at a fleet and its logs."""
 
-import getpass
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -22,8 +20,8 @@ from ...platform.restore_versions import restore_versions
 from ...platform.settings import Fleet, read_fleet
 from ...platform.tracking import prepare_tracking
 from ...platform.versions import PINNED, Versions
-from ..console import ERR, OUT, fleet_option, json_option, progress, show_table, teller, write_json
-from . import log_export, log_speed
+from ..console import ERR, OUT, fleet_option, json_option, progress, show_table, teller, user, write_json
+from . import log_clock, log_export, log_speed
 
 
 @click.command()
@@ -166,18 +164,12 @@ def feedback(line: str, id: str, label: str, by: str, fleet_file: Path, json_fil
         OUT.print(f"{line}: {id} is {label}, record {given['record']}{changed}", markup=False, highlight=False)
 
 
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user may have no name
-        return f"user {os.getuid()}"
-
-
 @click.group()
 def log() -> None:
     """Look into a line's log."""
 
 
+log.add_command(log_clock.clock)
 log.add_command(log_export.export)
 log.add_command(log_speed.speed)
 
@@ -213,7 +205,7 @@ def verify_log(line: str, fleet_file: Path, json_file: Path | None) -> None:
 @log.command("repair")
 @click.argument("line")
 @click.option("--accept-loss", is_flag=True, help="Go on without the records that no file has; the log says so.")
-@click.option("--by", default=_user, show_default="who is logged in", help="Who says so; it stands in the log.")
+@click.option("--by", default=user, show_default="who is logged in", help="Who says so; it stands in the log.")
 @fleet_option
 @json_option
 def repair_log(line: str, accept_loss: bool, by: str, fleet_file: Path, json_file: Path | None) -> None:
