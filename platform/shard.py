@@ -19,6 +19,7 @@ from .volume import Away, Place, volume_of
 BATCH = 64
 BLOCK = 2**23  # bytes that are checked at a time
 OPEN_FILES = 64  # at most, of all logs of this process
+OPEN_BYTES = 2**26  # ... with their images: pages that were read of a mapped file are memory of the process
 WITHOUT_IMAGE = [name for name in SCHEMA.names if name != "image"]
 
 
@@ -97,7 +98,7 @@ def open_shards(folder: Place, shards: Sequence[Shard]) -> "list[ShardFile]":
 class ShardFile:
     """A shard to read from. Reads only the batches and columns that are asked for, and opens the file for these."""
 
-    _open: ClassVar[OrderedDict[tuple[Place, bool], pa.ipc.RecordBatchFileReader]] = OrderedDict()
+    _open: ClassVar[OrderedDict[tuple[Place, bool], tuple[pa.ipc.RecordBatchFileReader, int]]] = OrderedDict()
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, folder: Place, shard: Shard, size: int | None = None) -> None:
@@ -179,8 +180,10 @@ class ShardFile:
             if key not in self._open:
                 fields = None if images else [SCHEMA.get_field_index(name) for name in WITHOUT_IMAGE]
                 options = pa.ipc.IpcReadOptions(included_fields=fields)
-                self._open[key] = pa.ipc.open_file(self._volume.open(self.shard.file), options=options)
+                reader = pa.ipc.open_file(self._volume.open(self.shard.file), options=options)
+                self._open[key] = reader, self.shard.bytes if images else 0  # pages that nobody reads take no room
             self._open.move_to_end(key)
-            while len(self._open) > OPEN_FILES:
-                self._open.popitem(last=False)
-            return self._open[key]
+            size = sum(size for _, size in self._open.values())
+            while len(self._open) > OPEN_FILES or (size > OPEN_BYTES and len(self._open) > 1):
+                size -= self._open.popitem(last=False)[1][1]
+            return self._open[key][0]

@@ -138,9 +138,11 @@ def test_a_foreign_file_is_corruption(tmp_path: Path, sealed: Shard, change: Cal
         list(file.records(0, images))
 
 
-def test_many_shards_need_few_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard, "OPEN_FILES", 3)
-    files = [ShardFile(tmp_path, shard.write(tmp_path, [RECORDS[0]], epoch=n)) for n in range(20)]
+@pytest.mark.parametrize("bound", ["files", "bytes"])
+def test_many_shards_need_few_open_files(bound: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sealed = [shard.write(tmp_path, [RECORDS[0]], epoch=n) for n in range(20)]
+    monkeypatch.setattr(shard, f"OPEN_{bound.upper()}", 3 if bound == "files" else 3 * sealed[0].bytes)
+    files = [ShardFile(tmp_path, one) for one in sealed]
     assert [file.record(FIRST) for file in files] == [RECORDS[0]] * 20
     here = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _there(fd)]
     assert sum(name.startswith(str(tmp_path)) for name in here) <= 3
