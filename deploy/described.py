@@ -97,7 +97,8 @@ class Verdict(BaseModel):
 
     line: str
     id: str = Field(
-        description="as given, or made; of a sender without the token that the server asks for: unknown:..."
+        description="as given, or made; of a sender without the token that the server asks for: unknown:...; "
+        "where another image has that id: ID#2, ID#3, ..."
     )
     record: int = Field(description="its number in the line's log")
     verdict: str = Field(
@@ -113,7 +114,10 @@ class Verdict(BaseModel):
         default=False,
         description="whether the line learns from it; where the server has tokens, never without one that may inspect",
     )
-    duplicate: bool = Field(default=False, description="its id was in the log already: it is not learned again")
+    duplicate: bool = Field(
+        default=False, description="the log had its bytes with its id already: it is not learned again"
+    )
+    sent_as: str | None = Field(default=None, description="the id that it came with, where another image has that id")
     map_png: str | None = Field(default=None, description="with map=true: the anomaly map as PNG in base64")
     map_overlay: str | None = Field(default=None, description="with map=overlay: the image under it, PNG in base64")
     map_npy: str | None = Field(default=None, description="with map=raw: float32 (S, S) as a .npy file in base64")

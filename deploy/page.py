@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..platform.ids import MAX_ID
 from ..platform.images import suffix_of
 from ..platform.pictures import jpeg
 from . import described
@@ -40,7 +41,6 @@ GUARDED = {  # nothing from other hosts, no scripts but our own file; pictures a
     **NOSNIFF,
 }
 KEPT = {"Cache-Control": "private, max-age=3600", **NOSNIFF}  # what an id stands for does not change
-MAX_ID = 256
 SIDES = Query(ge=16, le=2048, description="longest side in pixels of a JPEG copy")
 
 

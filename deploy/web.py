@@ -42,6 +42,7 @@ from ..methods.errors import (
     UnknownLine,
     UnknownVersion,
 )
+from ..platform.ids import MAX_ID
 from ..platform.images import base_name, image_id
 from . import described, manual, page, tasks
 from .answers import HEADERS_LIMIT, REQUEST_ID, RETRY_AFTER_S, problem
@@ -80,7 +81,7 @@ CODES = {
     415: "unsupported_media_type",
 }
 
-Id = Annotated[str, Field(max_length=page.MAX_ID, json_schema_extra=described.PRINTABLE)]
+Id = Annotated[str, Field(max_length=MAX_ID, json_schema_extra=described.PRINTABLE)]
 
 
 class Lines(Protocol):

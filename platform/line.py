@@ -5,7 +5,6 @@ then (in `settle`, before the next image is scored) learn, and publish what is d
 loads the last checkpoint and applies the records behind it: the state is what it would have been.
 """
 
-import hashlib
 import logging
 import platform
 import time
@@ -37,6 +36,7 @@ from .checkpoints import Checkpoints
 from .drift import moments
 from .due import Waiting
 from .fold import Fold, Publish
+from .ids import MAX_ID, foreign, which
 from .images import MAX_PIXELS, prepare
 from .log import LogReader, line_folder
 from .online import DEFECT, LABELS, OK, InForce
@@ -52,9 +52,7 @@ from .volume import Place
 from .words import Word, heard, words
 
 log = logging.getLogger("everline.line")
-MAX_ID = 256  # characters, also of who gave a word
 MAX_TASK = 64
-UNKNOWN = "unknown:"  # before the id of an image whose sender is not known
 EMBEDDING = ("size", "backbone", "weights", "strides")  # parameters that decide what `embed` returns
 RETRY_S = 10.0  # at least, between two times that MLflow is asked while it does not answer
 RETRY_SHARE = 20  # ... and so many times as long as it took to fail: images wait for it 5 % of the time at most
@@ -99,7 +97,8 @@ class Inspection:
     version: int | None = None
     calibrated: bool = False  # whether the threshold can promise the false-reject rate
     admitted: bool = False  # whether the line learns from it
-    duplicate: bool = False  # the id was in the log already: it is not learned again
+    duplicate: bool = False  # the log had this image already, by its id and its bytes: it is not learned again
+    sent_as: str | None = None  # the id that it came with, where another image had that already
 
 
 def seen(detector: Detector, data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Tensor, list[float]]:
@@ -195,28 +194,29 @@ class Line:
     ) -> Inspection:
         """One image: verdict, record, acknowledgement. What follows from it happens in `settle`.
 
-        data: an encoded image as it came. id: 1 to 256 characters; an image whose id is in the log already is
-        not learned again and gets its first answer. judged: features, moments and verdict, where a serving replica
-        made them already; then a repeated id is recorded once more, as kind `repeat`. Its score counts where it is of
-        the version that is current here; threshold, p-value and verdict are the line's. request: by which it
-        came over HTTP, kept in the record's data. known: whether the sender may teach the line; if not, the image is
-        never learned and nothing is concluded from it, its record says `unknown_sender`, and its id begins with
-        `unknown:`, so that nobody can take the id of an image that is to come.
+        data: an encoded image as it came. id: 1 to 256 characters; the same bytes with the same id are not learned
+        again and get their first answer, other bytes are another image, `id#2` (platform/ids.py). judged: features,
+        moments and verdict, where a serving replica made them already; then such a repeat is recorded, as kind
+        `repeat`. Its score counts where it is of the version that is current here; threshold, p-value and verdict are
+        the line's. request: by which it came over HTTP, kept in the record's data. known: whether the sender may teach
+        the line; if not, the image is never learned and nothing is concluded from it, its record says
+        `unknown_sender`, and its id begins with `unknown:`, so that nobody can take the id of an image to come.
         Raises ImageError, ConfigError, NoSpace (nothing was recorded), SecondWriter, StoreError.
         """
         if not 0 < len(id) <= MAX_ID or not id.isprintable():
             raise ConfigError(f"line {self.name}: an image's id has 1 to {MAX_ID} printable characters.")
         if not known:
-            id, learn = _foreign_id(id), False
+            id, learn = foreign(id), False
         self.settle()
-        if id in self.ids and judged is None:
-            return self._known(id)
+        sent_as = id
+        id, first = which(id, data, self.ids, self.writer.checksum)
+        if first is not None and judged is None:
+            return self._known(first)
         features, numbers, verdict = judged or self._judge(data)
         if judged and (verdict or {}).get("version") != (self.scorer.version if self.scorer else None):
             verdict = self._judged_here(features, data)
         judges = self.fold.knows or self.fold.shifted is not None
         verdict = self._decided(verdict) if verdict and judges else {"verdict": "learning"}
-        first = self.ids.get(id)
         data_of = {
             "calibrated": verdict.get("calibrated", False),
             "moments": numbers,
@@ -224,6 +224,7 @@ class Line:
             **({"request": request} if request else {}),
             **({} if learn else {"learn": False}),
             **({} if known else {"unknown_sender": True}),
+            **({} if id == sent_as else {"sent_as": sent_as}),
         }
         record = Record(
             kind="image" if first is None else "repeat",
@@ -504,9 +505,9 @@ class Line:
             raise StateError(f"line {self.name}: record {record.seq} has no image to learn from.")
         return embed_image(self.fold.learner, record.image)
 
-    def _known(self, id: str) -> Inspection:
-        """The first answer that an id got."""
-        (record,) = self.writer.get([self.ids[id]])
+    def _known(self, number: int) -> Inspection:
+        """The first answer that an image got."""
+        (record,) = self.writer.get([number])
         return _answer(self.name, record, duplicate=True)
 
     def _carry_out(self) -> None:
@@ -808,13 +809,6 @@ def _named(version: int | None) -> str:
     return "no version" if version is None else f"version {version}"
 
 
-def _foreign_id(id: str) -> str:
-    """The id of an image whose sender is not known; of one that is too long, its end is replaced by its checksum."""
-    if len(UNKNOWN) + len(id) > MAX_ID:
-        id = f"{id[: MAX_ID - len(UNKNOWN) - 17]}:{hashlib.sha256(id.encode()).hexdigest()[:16]}"
-    return UNKNOWN + id
-
-
 def _answer(line: str, record: Record, duplicate: bool = False) -> Inspection:
     return Inspection(
         line=line,
@@ -828,6 +822,7 @@ def _answer(line: str, record: Record, duplicate: bool = False) -> Inspection:
         calibrated=bool(record.data.get("calibrated")),
         admitted=bool(record.admitted),
         duplicate=duplicate,
+        sent_as=record.data.get("sent_as"),
     )
 
 

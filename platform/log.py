@@ -6,11 +6,12 @@ import logging
 import os
 import re
 import time
+import zlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from ..methods.errors import ConfigError, Corrupt, NoSpace, SecondWriter, StoreDown, StoreError
 from . import segment, shard
@@ -35,6 +36,7 @@ from .shard import ShardFile, open_shards
 from .volume import Away, Growing, Place, make_durable, volume_of
 
 log = logging.getLogger("everline.log")
+T = TypeVar("T")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 SEAL_RECORDS, SEAL_BYTES = 512, 20 * 2**20
 SEAL_RETRY = 64  # records until sealing is tried again after it failed
@@ -194,6 +196,13 @@ class LogWriter:
             raise StoreError(f"{self.folder}: the log is closed; open it again.")
         return [self._one(seq) for seq in seqs]
 
+    def checksum(self, seq: int) -> int | None:
+        """CRC-32 of a record's image, also of one that was dropped; None: there never was one. Raises as `get`."""
+        if seq < self._manifest.sealed:
+            return self._in_shard(seq, ShardFile.checksum)
+        (record,) = self.get([seq])
+        return None if record.image is None else zlib.crc32(record.image)
+
     def trim(self, keep: Keep, needed: int, now_ns: int, ages: Ages | None = None) -> bool:
         """Drops the images of the oldest shard that has any, if it may; whether it did. One shard is written again.
 
@@ -253,13 +262,15 @@ class LogWriter:
         self.close()
 
     def _one(self, seq: int) -> Record:
-        sealed, shards = self._manifest.sealed, self._manifest.shards
         if not 0 <= seq < self.next_seq:
             raise ConfigError(f"{self.folder}: no record {seq}; there are {self.next_seq}.")
-        if seq >= sealed:
-            return self._open[seq - sealed]
+        sealed = self._manifest.sealed
+        return self._open[seq - sealed] if seq >= sealed else self._in_shard(seq, ShardFile.record)
+
+    def _in_shard(self, seq: int, read: Callable[[ShardFile, int], T]) -> T:
+        shards = self._manifest.shards
         try:
-            return ShardFile(self.folder, shards[bisect_right(shards, seq, key=lambda s: s.first) - 1]).record(seq)
+            return read(ShardFile(self.folder, shards[bisect_right(shards, seq, key=lambda s: s.first) - 1]), seq)
         except FileNotFoundError as error:
             raise Corrupt(f"{self.folder}: {error.filename} is missing.") from error
         except OSError as error:

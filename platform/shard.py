@@ -122,6 +122,12 @@ class ShardFile:
         index, row = divmod(seq - self.shard.first, BATCH)
         return self._rows(index, row, 1, True)[0]
 
+    def checksum(self, seq: int) -> int | None:
+        """CRC-32 of a record's image, which may have been dropped. Raises Corrupt."""
+        index, row = divmod(seq - self.shard.first, BATCH)
+        crc: int | None = self._batch(index, False)["image_crc32"][row].as_py()
+        return crc
+
     def columns(self, *names: str) -> Iterator[dict[str, list[Any]]]:
         """The named columns (not `image`), batch by batch. Raises Corrupt."""
         for index in range(self._batches):

@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+import zlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from pathlib import Path
 from ..methods.errors import Corrupt, NoSpace, StoreDown, StoreError
 from . import segment
 from .ages import Ages
+from .ids import which
 from .log import LogReader, LogWriter, locked, store_error
 from .record import Record
 from .retention import Keep
@@ -134,6 +136,14 @@ class SpooledWriter:
             with self._sending:
                 here |= zip(rest, self._writer.get(rest), strict=True)
         return [here[seq] for seq in seqs]
+
+    def checksum(self, seq: int) -> int | None:
+        """As `LogWriter.checksum`."""
+        with self._hold:
+            if self._file and seq in self._file.seqs:
+                return zlib.crc32(self._file.record(seq).image or b"")
+        with self._sending:
+            return self._writer.checksum(seq)
 
     def trim(self, keep: Keep, needed: int, now_ns: int, ages: Ages | None = None) -> bool:
         """As `LogWriter.trim`; not while it spools."""
@@ -348,11 +358,20 @@ def _missing(writer: LogWriter, records: list[Record]) -> list[Record]:
         return records[len(here) :]
     known = reader.ids()
     told = {head["id"] for head in there.values() if head["kind"] == "late"}
-    images = [
-        replace(record, data={**record.data, "late": record.seq})
-        for record in records
-        if record.kind == "image" and record.id not in known
-    ]
+    images: list[Record] = []
+    crcs: list[int] = []  # of `images`; in `known` they have numbers below 0
+
+    def checksum(seq: int) -> int | None:
+        return crcs[~seq] if seq < 0 else writer.checksum(seq)
+
+    for record in records:
+        if record.kind == "image":
+            id, same = which(record.id, record.image or b"", known, checksum)
+            if same is None:
+                known[id] = ~len(crcs)
+                crcs.append(zlib.crc32(record.image or b""))
+                sent_as = {} if id == record.id else {"sent_as": record.id}
+                images.append(replace(record, id=id, data={**record.data, **sent_as, "late": record.seq}))
     rest = [
         Record("late", id, record.time_ns, version=record.version, data={"kind": record.kind, **record.data})
         for record in records

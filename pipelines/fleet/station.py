@@ -3,7 +3,7 @@
 A verdict has one shape, whichever door it leaves by:
 
     {"line", "id", "verdict": "pass" | "reject" | "learning", "score", "threshold", "p_value", "version",
-     "calibrated", "record", "duplicate"}
+     "calibrated", "record", "duplicate"}    and "sent_as": the id it came with, where another image had that already
     {"line", "id", "verdict": "error", "error": {"code", "message"}}    this image gets no other answer
 """
 
@@ -49,7 +49,8 @@ class Station:
             reply = self.line.inspect(data, id)
         except ASIDE as error:
             return self.refused(error, id)
-        return {field: reply.get(field) for field in SHAPE}
+        sent_as = {"sent_as": reply["sent_as"]} if reply.get("sent_as") else {}
+        return {field: reply.get(field) for field in SHAPE} | sent_as
 
     def inspect_below(self, root: Path, path: str, id: str = "", name: str = "") -> dict[str, Any]:
         """The same for a file in a folder or below it; `name` instead of the file's own."""

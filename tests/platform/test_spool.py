@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,14 +210,15 @@ def test_images_that_another_machine_does_not_know_of_follow_what_it_wrote(
     writer.release()
     switch.down = False
     with LogWriter.open(writer.folder) as other:  # it has no such disk
-        other.append([image(2), image(9)])
+        other.append([image(2), image(9), replace(image(7), id="i1")])
     for _ in range(2):  # also if it is brought twice
         kept = {path: path.read_bytes() for path in spool_files(writer)}
         again = opened()
-        assert logged(again) == ["i0", "i2", "i9", "i1", "late-3-3"]
-        late = LogReader(writer.folder).get([3, 4])
+        assert logged(again) == ["i0", "i2", "i9", "i1", "i1#2", "late-3-3"]
+        late = LogReader(writer.folder).get([4, 5])
         assert [record.kind for record in late] == ["image", "late"]
-        assert (late[0].data, late[1].data) == ({"n": 1, "late": 1}, {"kind": "rollback"})
+        assert late[0].data == {"n": 1, "late": 1, "sent_as": "i1"} and late[0].image == image(1).image
+        assert late[1].data == {"kind": "rollback"}
         again.release()
         for path, data in kept.items():
             path.write_bytes(data)
