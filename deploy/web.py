@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Protocol
 from fastapi import FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData, MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
@@ -170,8 +171,24 @@ def application(
     tasks.add(app, lines)
     page.add(app, lines, rules.tokens is not None)
     manual.add(app)
+    _answer_head(app)
     described.describe(app, rules)
     return app
+
+
+def _answer_head(app: FastAPI) -> None:
+    """Monitors and load balancers ask with HEAD what others ask with GET. A stream has no answer to it."""
+    for route in [one for one in app.routes if isinstance(one, APIRoute) and "GET" in one.methods]:
+        if route.path != "/events":
+            app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
+
+
+def _utf8(value: Any) -> Any:
+    """A header as its sender wrote it: HTTP hands over bytes as Latin-1, and people write UTF-8."""
+    try:
+        return value.encode("latin-1").decode() if isinstance(value, str) else value
+    except UnicodeError:
+        return value
 
 
 def _add_routes(app: FastAPI, lines: Lines, failed: Callable[[str], None]) -> None:
@@ -182,7 +199,7 @@ def _add_routes(app: FastAPI, lines: Lines, failed: Callable[[str], None]) -> No
         learn: bool = True,
         want_map: Annotated[bool | Literal["overlay", "raw"], Query(alias="map")] = False,
         id: Annotated[Id | None, Query()] = None,
-        own: Annotated[Id | None, Header(alias="X-Image-Id")] = None,
+        own: Annotated[Id | None, BeforeValidator(_utf8), Header(alias="X-Image-Id")] = None,
     ) -> Any:
         """Judge an image (raw body or multipart) and hand it to the line, which logs it and may learn from it.
 

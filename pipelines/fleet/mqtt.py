@@ -9,6 +9,7 @@ import os
 import queue
 import ssl
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,9 +33,11 @@ except ImportError as error:
 
 PASSWORD = "EVERLINE_MQTT_PASSWORD"  # noqa: S105 - the variable's name
 HELD = 16  # messages that are here without an acknowledgement; the broker keeps the others
+TAKEN_OVER = 0x8E  # why a broker disconnects, where it says so: another client has the same id
 SESSION_S = 86400  # that the broker keeps them while nobody is connected
 BACK_OFF_S = (1, 60)  # between two tries to connect
-PAUSE_S = 2.0  # while a line cannot take anything
+PAUSE_S = 2.0  # while a line, or the broker, cannot take anything
+BRIEF_S, BRIEF = 10.0, 3  # so many connections that ended as soon: another client has the same id
 SAMPLE = """\
 host: 127.0.0.1
 client: everline-hall-1
@@ -94,7 +97,8 @@ class Gateway:
         """Raises ConfigError for certificates that cannot be read."""
         self.broker, self._stations = broker, there
         self._waiting: queue.Queue[_Message] = queue.Queue(HELD * 2)
-        self._published: set[int] = set()
+        self._published: dict[int, str] = {}  # message -> why the broker refuses it; empty: it has it
+        self._since, self._brief = 0.0, 0  # when it connected; connections that did not last, one after the other
         self._change = threading.Condition()
         self._ended = threading.Event()
         self._topics = {topics.trigger: (name, "trigger") for name, topics in broker.lines.items()}
@@ -148,7 +152,7 @@ class Gateway:
                 if message.kind == "task":
                     return station.switch(message.payload[: MAX_CODE + 64].decode())
                 if topics.folder is not None:
-                    return station.inspect_below(topics.folder, message.payload.decode(), message.id)
+                    return station.inspect_named(topics.folder, message.payload.decode(), message.id)
                 return station.inspect(message.payload, message.id)
             except (ConfigError, UnicodeDecodeError) as error:
                 return station.refused(error, message.id)
@@ -162,20 +166,32 @@ class Gateway:
         return None
 
     def _publish(self, topic: str, plain: dict[str, Any]) -> bool:
-        """Returns when the broker has it; False: ended before."""
+        """Returns when the broker has it, which may refuse it for a while; False: ended before."""
+        said = ""
+        while (refusal := self._refusal(topic, plain)) != "":
+            if refusal is None:
+                return False
+            if refusal != said:
+                said = refusal
+                _say(f"waiting: the broker refuses what is published to {topic}: {refusal}")
+            self._ended.wait(PAUSE_S)
+        return True
+
+    def _refusal(self, topic: str, plain: dict[str, Any]) -> str | None:
+        """Publishes; why the broker refuses it, empty: it has it, None: ended before."""
         mid = self.client.publish(topic, json.dumps(plain, allow_nan=False), qos=1).mid
         with self._change:
             while mid not in self._published:
                 if self._ended.is_set():
-                    return False
+                    return None
                 self._change.wait(0.2)
-            self._published.discard(mid)
-        return True
+            return self._published.pop(mid)
 
     def _connected(self, client: Any, _: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
             _say(f"the broker refuses: {reason}")
             return
+        self._since = time.monotonic()
         client.subscribe([(topic, 1) for topic in self._topics])
         if self.broker.state:
             client.publish(self.broker.state, json.dumps({"state": "online"}), qos=1, retain=True)
@@ -186,8 +202,13 @@ class Gateway:
         _say(f"the broker refuses a topic: {', '.join(refused)}" if refused else f"connected to {self.broker.host}")
 
     def _disconnected(self, client: Any, _: Any, flags: Any, reason: Any, properties: Any) -> None:
-        if not self._ended.is_set():
-            _say(f"disconnected: {reason}; tries again")
+        if self._ended.is_set():
+            return
+        self._brief = self._brief + 1 if time.monotonic() - self._since < BRIEF_S else 0
+        _say(f"disconnected: {reason}; tries again")
+        if self._brief >= BRIEF or reason.value == TAKEN_OVER:
+            id = self.broker.client
+            _say(f"another client may use the id {id!r}, as this one does: give each gateway a `client` of its own")
 
     def _arrived(self, client: Any, _: Any, message: Any) -> None:
         line, kind = self._topics.get(message.topic, ("", ""))
@@ -204,7 +225,7 @@ class Gateway:
 
     def _sent(self, client: Any, _: Any, mid: int, reason: Any, properties: Any) -> None:
         with self._change:
-            self._published.add(mid)
+            self._published[mid] = str(reason) if reason.is_failure else ""
             self._change.notify_all()
 
 

@@ -168,7 +168,7 @@ class _Worker:
             return self._station.inspect(image, name=part)
         if not isinstance(image, str):
             return self._station.refused(ImageError(f"{trigger} does not hold a path."), part)
-        return self._station.inspect_below(folder, image, name=f"{part} {Path(image).name}" if part else "")
+        return self._station.inspect_named(folder, image, name=f"{part} {Path(image).name}" if part else "")
 
     async def _write(self, reply: dict[str, Any]) -> None:
         values: dict[str, Any] = {}

@@ -65,6 +65,8 @@ class Link:
         """
         self._server, self._heard, self._others, self._say, self._password = server, heard, others, say, password
         self._client: Client | None = None
+        self._nodes: dict[str, ua.NodeId] = {}  # as the server has them since the last connect
+        self._uris: dict[int, str] = {}  # index -> the namespace that it meant first
         self._up = asyncio.Event()
 
     async def run(self) -> None:
@@ -96,7 +98,7 @@ class Link:
         """Their values, as variants: `.Value` is the plain one, None for null."""
 
         async def ask(client: Client) -> list[Any]:
-            found = await client.read_attributes([client.get_node(node) for node in nodes])
+            found = await client.read_attributes([client.get_node(self._nodes[node]) for node in nodes])
             for node, one in zip(nodes, found, strict=True):
                 _check(node, one.StatusCode)
             return [one.Value or ua.Variant() for one in found]
@@ -108,7 +110,7 @@ class Link:
 
         async def ask(client: Client) -> None:
             plain = [ua.DataValue(one if isinstance(one, ua.Variant) else ua.Variant(one)) for one in values.values()]
-            done = await client.write_values([client.get_node(node) for node in values], plain, False)
+            done = await client.write_values([client.get_node(self._nodes[node]) for node in values], plain, False)
             for node, status in zip(values, done, strict=True):
                 _check(node, status)
 
@@ -154,13 +156,21 @@ class Link:
 
     async def _subscribed(self, client: Client) -> Awaitable[None]:
         """What listens until the connection breaks. Raises UaError for a node that is not there."""
-        names = [*self._heard, *self._others]
-        for name, one in zip(names, await client.read_attributes([client.get_node(n) for n in names]), strict=True):
+        names = list(dict.fromkeys([*self._heard, *self._others]))
+        before, uris = dict(self._uris), await client.get_namespace_array()
+        self._nodes = resolved(names, uris, self._uris)
+        for index, uri in before.items():
+            if uris[index : index + 1] != [uri]:
+                self._say(
+                    f"namespace {index} was {uri} and is another one now; its nodes are looked for where {uri} is"
+                )
+        nodes = [client.get_node(self._nodes[name]) for name in names]
+        for name, one in zip(names, await client.read_attributes(nodes), strict=True):
             if one.StatusCode.value in (ua.StatusCodes.BadNodeIdUnknown, ua.StatusCodes.BadNodeIdInvalid):
                 _check(name, one.StatusCode)
         subscription = await client.create_subscription(PUBLISH_MS)
-        nodes = {client.get_node(name): name for name in self._heard}
-        made = await subscription.subscribe_data_change(list(nodes), queuesize=QUEUE, sampling_interval=PUBLISH_MS)
+        heard = {client.get_node(self._nodes[name]): name for name in self._heard}
+        made = await subscription.subscribe_data_change(list(heard), queuesize=QUEUE, sampling_interval=PUBLISH_MS)
         for name, one in zip(self._heard, made, strict=True):
             if isinstance(one, ua.StatusCode):
                 _check(name, one)
@@ -169,21 +179,44 @@ class Link:
             while True:
                 event = await subscription.next_event(1.0)
                 if isinstance(event, DataChangeEvent):
-                    self._heard[nodes[event.node]](nodes[event.node], event.value)
+                    self._heard[heard[event.node]](heard[event.node], event.value)
                 elif event is not None or client.state is not UaClientState.CONNECTED:
                     raise ConnectionError("it broke")
 
         return listen()
 
 
+def resolved(names: Sequence[str], uris: Sequence[str], known: dict[int, str]) -> dict[str, ua.NodeId]:
+    """Returns names of nodes -> ids on a server whose namespaces are `uris`, in its order, which a restart may change.
+
+    A name with an index alone means the namespace that had the index first: `known` has it from then on. Raises UaError
+    where a namespace is not there, and where two names are of one node.
+    """
+    found: dict[str, ua.NodeId] = {}
+    for name in names:
+        node = ua.NodeId.from_string(name)
+        uri = node.NamespaceUri if isinstance(node, ua.ExpandedNodeId) else None
+        if uri is None and node.NamespaceIndex:
+            if node.NamespaceIndex < len(uris):
+                known.setdefault(node.NamespaceIndex, uris[node.NamespaceIndex])
+            uri = known.get(node.NamespaceIndex, f"number {node.NamespaceIndex}")
+        if uri is not None and uri not in uris:
+            raise ua.UaError(f"{name}: the server has no namespace {uri}; it has {', '.join(uris)}")
+        found[name] = ua.NodeId(node.Identifier, 0 if uri is None else list(uris).index(uri), node.NodeIdType)
+    if len(set(found.values())) < len(found):
+        twice = [name for name, node in found.items() if list(found.values()).count(node) > 1]
+        raise ua.UaError(f"{' and '.join(twice)} are one node")
+    return found
+
+
 def check_node(text: str) -> None:
-    """Raises ConfigError for what is no node's id, such as `ns=3;s=Part`."""
+    """Raises ConfigError for what is no node's id, such as `nsu=urn:plant;s=Part` or `ns=3;s=Part`."""
     try:
         found = ua.NodeId.from_string(text)
     except (ua.UaError, ValueError) as error:
-        raise ConfigError(f"{text!r} is no node's id; one is ns=3;s=NAME or ns=3;i=NUMBER.") from error
-    if isinstance(found, ua.ExpandedNodeId):
-        raise ConfigError(f"{text!r}: nodes are named by the index of their namespace, as ns=3;s=NAME.")
+        raise ConfigError(f"{text!r} is no node's id; one is nsu=URI;s=NAME, ns=3;s=NAME or ns=3;i=NUMBER.") from error
+    if "svr=" in text.split(";s=")[0] or not isinstance(found, ua.NodeId):
+        raise ConfigError(f"{text!r}: a node is one of this server, as nsu=URI;s=NAME.")
 
 
 def _check(node: str, status: Any) -> None:

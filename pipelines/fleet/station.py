@@ -9,6 +9,7 @@ A verdict has one shape, whichever door it leaves by:
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +25,7 @@ from .lines import connected, ready_for_lines
 
 SHAPE = ("line", "id", "verdict", "score", "threshold", "p_value", "version", "calibrated", "record", "duplicate")
 MAX_CODE = 256  # characters of a barcode
+WAIT_S, SETTLED_S, POLL_S = 2.0, 0.5, 0.02  # for a file that a trigger names; for one that grows; between two looks
 ASIDE = (ImageError, Dropped, ConfigError)  # errors of one image, or of one code: the next may do
 
 
@@ -59,6 +61,26 @@ class Station:
         except ImageError as error:
             return self.refused(error, id or path[:MAX_CODE])
         return self.inspect(data, id, name or Path(path).name)
+
+    def inspect_named(self, root: Path, path: str, id: str = "", name: str = "") -> dict[str, Any]:
+        """The same for a file that a trigger names, as machines write paths, and perhaps before the file is whole.
+
+        What fills a string of fixed length (NUL, blanks) and line ends are no part of it, and `\\` parts folders. The
+        file is waited for, up to two seconds; one that is no image, as long as it changes, and half a second.
+        """
+        path = path.split("\0")[0].strip().replace("\\", "/")
+        until = time.monotonic() + WAIT_S
+        while not (root / path).exists() and time.monotonic() < until:
+            time.sleep(POLL_S)
+        while True:
+            before, reply = _state(root / path), self.inspect_below(root, path, id, name)
+            if reply["verdict"] != "error" or reply["error"]["code"] != "bad_image":
+                return reply
+            settled = time.monotonic() + SETTLED_S
+            while _state(root / path) == before:
+                if before is None or time.monotonic() > min(settled, until):
+                    return reply
+                time.sleep(POLL_S)
 
     def switch(self, code: str) -> dict[str, Any]:
         """{"line", "task", "record"} of the product that a code stands for.
@@ -97,6 +119,15 @@ def stations(fleet: Fleet, products: Mapping[str, Mapping[str, str] | None]) -> 
         finally:
             for handle in started:
                 answer(handle.close.remote())
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is written; None: it is not there."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def read_below(root: Path, path: str) -> bytes:

@@ -304,10 +304,21 @@ def test_the_id_of_its_request_goes_along_with_an_image(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     ("query", "headers", "expected"),
-    [("?id=cell-7", {}, "cell-7"), ("?id=cell-7", {"X-Image-Id": "cell-8"}, "cell-8")],
+    [
+        ("?id=cell-7", {}, "cell-7"),
+        ("?id=cell-7", {"X-Image-Id": b"cell-8"}, "cell-8"),
+        ("", {"X-Image-Id": "Prüfling 8".encode()}, "Prüfling 8"),
+        ("", {"X-Image-Id": "Prüfling 8".encode("latin-1")}, "Prüfling 8"),
+    ],
 )
-def test_an_image_may_bring_its_id(bench: Bench, query: str, headers: dict[str, str], expected: str) -> None:
+def test_an_image_may_bring_its_id(bench: Bench, query: str, headers: dict[str, bytes], expected: str) -> None:
     assert bench.http.post(f"/lines/mono/inspect{query}", content=png(1), headers=headers).json()["id"] == expected
+
+
+@pytest.mark.parametrize("path", ["/health", "/lines", "/lines/mono", "/"])
+def test_what_can_be_got_can_be_asked_for_its_head(bench: Bench, path: str) -> None:
+    whole, head = bench.http.get(path), bench.http.head(path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
 
 
 def test_a_file_s_id_is_its_name_and_hash(bench: Bench) -> None:

@@ -51,6 +51,9 @@ class Mosquitto:
             time.sleep(0.05)
         raise AssertionError("mosquitto did not start")
 
+    def reload(self) -> None:
+        self._process.send_signal(signal.SIGHUP)
+
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait(20)
@@ -228,6 +231,41 @@ def test_tls_and_a_password(program: str, tmp_path: Path, run: Callable[..., Gat
         assert "se:cr@t" not in repr(right.broker)
     finally:
         server.stop()
+
+
+def test_a_verdict_that_the_broker_refuses_is_said_and_goes_out_once_it_may(
+    program: str, tmp_path: Path, run: Callable[..., Gateway], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = tmp_path / "acl"
+    rules.write_text("topic readwrite in\ntopic readwrite state\ntopic read out\n")
+    server = Mosquitto(program, tmp_path, "allow_anonymous true", f"acl_file {rules}")
+    plc = Plc(server.port)
+    try:
+        line = Line()
+        run(server.port, line)
+        plc.hear("state")
+        plc.send("in", b"good")
+        said = ""
+        while "refuses what is published to out: Not authorized" not in " ".join(said.split()):
+            said += capsys.readouterr().err
+        assert plc.heard.empty()
+        rules.write_text("topic readwrite #\n")
+        server.reload()
+        assert plc.hear()["verdict"] == "pass"
+        assert len(line.ids) == 1
+    finally:
+        plc.close()
+        server.stop()
+
+
+def test_two_gateways_with_one_client_id_are_told_so(
+    broker: Mosquitto, run: Callable[..., Gateway], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = ""
+    for _ in range(2):
+        run(broker.port, Line())
+    while "another client may use the id 'gate'" not in " ".join(said.split()):
+        said += capsys.readouterr().err
 
 
 def written(folder: Path, more: str = "", topics: str = "trigger: a, verdict: b") -> Path:

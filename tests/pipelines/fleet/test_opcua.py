@@ -236,6 +236,56 @@ def test_equal_images_of_two_parts_are_two_images(play: Play) -> None:
     assert len(line.ids) == 2
 
 
+def test_a_node_is_found_by_the_uri_of_its_namespace(play: Play) -> None:
+    nodes = Nodes(**{name: f"nsu=urn:plant;s={name}" for name in NAMES})  # type: ignore[arg-type]
+
+    async def story(plc: Panel) -> None:
+        async with Running(plc, Line(), nodes):
+            assert (await plc.part(1, b"good"))["verdict"] == "pass"
+
+    play(story)
+
+
+def test_an_index_means_the_namespace_that_it_meant_first() -> None:
+    known: dict[int, str] = {}
+    a, b = "ns=1;s=Part", "ns=2;s=Part"
+    first = opcua_link.resolved([a, b], ["ua", "urn:a", "urn:b"], known)
+    assert [first[a].NamespaceIndex, first[b].NamespaceIndex] == [1, 2]
+    swapped = opcua_link.resolved([a, b, "i=85"], ["ua", "urn:b", "urn:a"], known)
+    assert [swapped[name].NamespaceIndex for name in (a, b, "i=85")] == [2, 1, 0]
+    with pytest.raises(ua.UaError, match="no namespace urn:a; it has ua, urn:b"):
+        opcua_link.resolved([a], ["ua", "urn:b"], known)
+    with pytest.raises(ua.UaError, match="no namespace number 7"):
+        opcua_link.resolved(["ns=7;s=Part"], ["ua"], known)
+    with pytest.raises(ua.UaError, match="are one node"):
+        opcua_link.resolved([a, "nsu=urn:a;s=Part"], ["ua", "urn:a"], known)
+
+
+def test_a_server_that_numbers_its_namespaces_anew_swaps_no_stations(
+    play: Play, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = Line()
+
+    async def story(plc: Panel) -> None:
+        array = plc.server.get_node(ua.ObjectIds.Server_NamespaceArray)
+        before = await array.read_value()
+        async with Running(plc, line):
+            assert (await plc.part(1, b"good"))["verdict"] == "pass"
+            await plc.stop()
+            await array.write_value([*before[:2], "urn:another", *before[2:]])
+            await plc.put("trigger", b"bad")  # of what is at the old index now
+            await plc.put("id", 2)
+            await plc.server.start()
+            said = ""
+            while "namespace 2 was urn:plant and is another one now" not in " ".join(said.split()):
+                said += capsys.readouterr().err
+                await asyncio.sleep(0.01)
+        await array.write_value(before)
+
+    play(story)
+    assert line.ids == [image_id("1", b"good")]
+
+
 def test_a_path_is_read_below_its_folder_only(play: Play, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(b"good")
@@ -591,7 +641,7 @@ def test_the_files_that_are_shown_can_be_read(tmp_path: Path) -> None:
         ("", "verdict: ns=2;i=2", "trigger is needed"),
         ("", "trigger: ns=2;i=1", "needed for the answer"),
         ("", "trigger: image, verdict: ns=2;i=2", "no node's id"),
-        ("", "trigger: 'nsu=urn:plant;s=a', verdict: ns=2;i=2", "index of their namespace"),
+        ("", "trigger: 'svr=1;nsu=urn:plant;s=a', verdict: ns=2;i=2", "one of this server"),
         ("", "trigger: ns=2;i=1, verdict: ns=2;i=1", "one purpose"),
         ("", "trigger: ns=2;i=1, verdict: ns=2;i=2, task: ns=2;i=2", "writes to no"),
         ("", "trigger: ns=2;i=1, verdict: ns=2;i=2, id: ns=2;i=3", "go together"),

@@ -1,6 +1,7 @@
 """One shape for verdicts, one way from codes to tasks, and no way out of the folder of images."""
 
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,43 @@ def test_a_code_stands_for_a_task() -> None:
     plain, _ = station()
     assert plain.switch("bottle")["task"] == "bottle"
     assert line.tasks == ["cap"]
+
+
+@pytest.mark.parametrize(
+    "path", ["day/a.png\0\0\0", "day\\a.png", " day/a.png  ", "day/a.png\r\n", "day/a.png\0old.png"]
+)
+def test_paths_are_read_as_machines_write_them(path: str, tmp_path: Path) -> None:
+    (tmp_path / "day").mkdir()
+    (tmp_path / "day" / "a.png").write_bytes(b"good")
+    one, line = station()
+    assert one.inspect_named(tmp_path, path)["verdict"] == "pass"
+    assert line.ids == [image_id("a.png", b"good")]
+    (tmp_path / "b.png").write_bytes(b"good")
+    assert one.inspect_named(tmp_path / "day", "..\\b.png")["verdict"] == "error"
+
+
+def test_a_file_that_comes_after_its_trigger_and_in_pieces_is_waited_for(tmp_path: Path) -> None:
+    one, line = station()
+    path = tmp_path / "a.png"
+
+    def write() -> None:
+        path.write_bytes(b"broken")
+        assert tried.wait(20)
+        path.write_bytes(b"good, and whole")
+
+    inspect, tried = line.inspect, threading.Event()
+
+    def told(data: bytes, id: str) -> dict[str, Any]:
+        tried.set()
+        return inspect(data, id)
+
+    line.inspect = told  # type: ignore[method-assign]
+    camera = threading.Timer(0.1, write)
+    camera.start()
+    assert one.inspect_named(tmp_path, "a.png")["verdict"] == "pass"
+    camera.join()
+    path.write_bytes(b"broken")
+    assert one.inspect_named(tmp_path, "a.png")["error"]["code"] == "bad_image"
 
 
 def test_a_file_is_read_below_its_folder_and_nowhere_else(tmp_path: Path) -> None:
