@@ -104,3 +104,11 @@ def main() -> None:
     except EverlineError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:  # a full disk, a folder that may not be read, a name that is too long: of any command
+        logging.getLogger("everline").info("where it failed", exc_info=True)
+        where = "" if error.filename is None else f"{error.filename}: "
+        click.echo(f"error: {where}{error.strerror or error}", err=True)
+        sys.exit(1)

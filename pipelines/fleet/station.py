@@ -29,6 +29,10 @@ WAIT_S, SETTLED_S, POLL_S = 2.0, 0.5, 0.02  # for a file that a trigger names; f
 ASIDE = (ImageError, Dropped, ConfigError)  # errors of one image, or of one code: the next may do
 
 
+class Unreadable(ImageError):
+    """A file that cannot be read now, and perhaps later."""
+
+
 class Line(Protocol):
     """What a line answers (platform/reach.py)."""
 
@@ -98,7 +102,7 @@ class Station:
     def refused(self, error: Exception, id: str = "") -> dict[str, Any]:
         """An error in the verdict's shape."""
         kinds: dict[type, str] = {Dropped: "dropped", ImageError: "bad_image"}  # as over HTTP
-        kind = kinds.get(type(error), "invalid")
+        kind = next((kind for of, kind in kinds.items() if isinstance(error, of)), "invalid")
         return {"line": self.name, "id": id, "verdict": "error", "error": {"code": kind, "message": str(error)}}
 
 
@@ -131,7 +135,7 @@ def _state(path: Path) -> tuple[int, int, int] | None:
 
 
 def read_below(root: Path, path: str) -> bytes:
-    """A plain file in a folder or below it; links may not lead out of it. Raises ImageError."""
+    """A plain file in a folder or below it; links may not lead out of it. Raises ImageError, Unreadable."""
     try:
         top = root.resolve(strict=True)
         found = (top / path).resolve(strict=True)
@@ -143,7 +147,7 @@ def read_below(root: Path, path: str) -> bytes:
                 raise ImageError(f"{path[:MAX_CODE]!r} is not a file.")
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError, RuntimeError) as error:  # ValueError: a null byte; RuntimeError: a loop of links
-        raise ImageError(f"{path[:MAX_CODE]!r} cannot be read: {error}") from error
+        raise Unreadable(f"{path[:MAX_CODE]!r} cannot be read: {error}") from error
     if len(data) > MAX_BYTES:
         raise ImageError(f"{path[:MAX_CODE]!r} is larger than {MAX_BYTES} bytes.")
     return data

@@ -1,27 +1,31 @@
 """`everline watch`: what a camera writes into a folder is inspected, file by file."""
 
+import errno
 import heapq
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 import click
 
-from ...methods.errors import ConfigError, DataError, LineDown, LineStopped, NoSpace, StoreDown
+from ...methods.errors import ConfigError, DataError, ImageError, LineDown, LineStopped, NoSpace, StoreDown, StoreError
 from ...platform.settings import read_fleet
 from ..console import ERR, fleet_option, progress, terminable
 from ..data.datasets import SUFFIXES
-from .station import Station, stations
+from .station import Station, Unreadable, read_below, stations
 
 BACKLOG = 1000  # files that are looked after at a time; older ones come first
 PLACES = {"pass": "pass", "reject": "reject", "learning": "learning", "error": "error"}
 PAUSE_S = 2.0  # while the line cannot take anything
+UNREADABLE_S = 60.0  # so long a file is tried that cannot be read, before that is its verdict
+GONE_S = 600.0  # ... and the folder, before the command ends
 
 
 @click.command()
@@ -40,8 +44,8 @@ def watch(
 
     FOLDER is looked at every --poll seconds. A file is complete when its size and time have not changed for --quiet
     seconds; 0 is for cameras that rename their files into place. Links, folders and other files than images are left
-    alone. Started again, it sends again what still lies there: the log answers what it knows ("duplicate": true) and
-    learns nothing twice.
+    alone. A file that cannot be read is tried for a minute, FOLDER for ten. Started again, it sends again what still
+    lies there: the log answers what it knows ("duplicate": true) and learns nothing twice.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder.")
@@ -71,6 +75,7 @@ class Look:
     mtime_ns: int
     inode: int
     since: float  # monotonic seconds
+    ctime_ns: int = 0  # of one that could not be used: other rights make it another; 0: they do not matter
 
 
 class Watcher:
@@ -81,6 +86,8 @@ class Watcher:
         self._folder, self._station, self._out, self._move, self._quiet_s = folder, station, out, move, quiet_s
         self._looks: dict[str, Look] = {}
         self._done: dict[str, Look] = {}
+        self._unreadable: dict[str, float] = {}  # since when, in monotonic seconds
+        self._gone_since: float | None = None
         if move:
             for name in PLACES.values():
                 _make(folder / name)
@@ -90,21 +97,28 @@ class Watcher:
         while True:
             ready = self.ready()
             for number, name in enumerate(ready, 1):
-                self._inspect(name)
-                told(self._folder / name, len(ready) - number)
-            if once and not ready and not self._looks:
+                if self._inspect(name):
+                    told(self._folder / name, len(ready) - number)
+            if once and not ready and not self._looks and self._gone_since is None:
                 return
             time.sleep(poll_s)
 
     def ready(self) -> list[str]:
         """Names of files that are complete and have no verdict, oldest first; of the oldest that are there."""
         now, found, here = time.monotonic(), [], set()
-        for name, state in self._files():
+        try:
+            files = list(self._files())
+        except OSError as error:
+            self._gone(error, now)
+            return []
+        self._gone_since = None
+        for name, state in files:
             here.add(name)
             if (done := self._done.get(name)) and _same(done, state):
                 continue
             found.append((state.st_mtime_ns, name, state))
         self._done = {name: look for name, look in self._done.items() if name in here}
+        self._unreadable = {name: since for name, since in self._unreadable.items() if name in here}
         looks = {}
         for _, name, state in heapq.nsmallest(BACKLOG, found, key=lambda one: one[:2]):
             before = self._looks.get(name)
@@ -114,63 +128,131 @@ class Watcher:
         return [name for name, look in looks.items() if now - look.since >= self._quiet_s]
 
     def _files(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Raises OSError."""
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or not entry.name.lower().endswith(SUFFIXES):
+                    continue
+                with suppress(FileNotFoundError):
+                    if entry.is_file(follow_symlinks=False):
+                        yield entry.name, entry.stat(follow_symlinks=False)
+
+    def _gone(self, error: OSError, now: float) -> None:
+        """A share may come back. Raises DataError where it did not."""
+        if self._gone_since is None:
+            self._gone_since = now
+            _say(f"waiting: {self._folder}: cannot be read: {error}")
+        elif now - self._gone_since > GONE_S:
+            raise DataError(f"{self._folder}: cannot be read for {GONE_S:.0f} s: {error}") from error
+
+    def _inspect(self, name: str) -> bool:
+        """Whether it has its verdict."""
+        file, look = self._folder / name, self._looks[name]
         try:
-            with os.scandir(self._folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith(".") or not entry.name.lower().endswith(SUFFIXES):
-                        continue
-                    try:
-                        if entry.is_file(follow_symlinks=False):
-                            yield entry.name, entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue
-        except OSError as error:
-            raise DataError(f"{self._folder}: cannot be read: {error}") from error
-
-    def _inspect(self, name: str) -> None:
-        verdict = self._verdict(name)
-        if verdict["verdict"] == "error" and not (self._folder / name).exists():  # taken away while it waited
+            verdict = self._verdict(name, read_below(self._folder, name))
+        except ImageError as error:
+            if isinstance(error, Unreadable) and not self._given_up(name, error):
+                return False
+            verdict = self._station.refused(error, name)
+        self._unreadable.pop(name, None)
+        now = _state(file)
+        if verdict["verdict"] == "error" and now is None:  # taken away while it waited
             self._looks.pop(name, None)
-            return
-        self._out.write(json.dumps({"file": name, **verdict}, allow_nan=False) + "\n")
-        self._out.flush()
-        self._done[name] = self._looks.pop(name)
+            return False
+        try:
+            self._out.write(json.dumps({"file": name, **verdict}, allow_nan=False) + "\n")
+            self._out.flush()
+        except OSError as error:
+            where = getattr(self._out, "name", "the verdicts")
+            raise StoreError(f"{where}: cannot be written: {error}; {name} gets its verdict again") from error
+        if now is None or not _same(look, now):  # another file by now, which has its turn
+            return True
+        del self._looks[name]
+        self._done[name] = replace(look, ctime_ns=now.st_ctime_ns if verdict["verdict"] == "error" else 0)
         if self._move:
-            self._put(name, self._folder / PLACES[verdict["verdict"]])
+            try:
+                self._put(name, look, self._folder / PLACES[verdict["verdict"]])
+            except OSError as error:
+                _say(f"{file}: stays where it is, it cannot be moved: {error}")
+        return True
 
-    def _verdict(self, name: str) -> dict[str, Any]:
+    def _given_up(self, name: str, error: Unreadable) -> bool:
+        """Whether a file could not be read for long; rights, or a share, may be put right meanwhile."""
+        now = time.monotonic()
+        if name not in self._unreadable and _state(self._folder / name) is not None:
+            _say(f"waiting: {error}")
+        return now - self._unreadable.setdefault(name, now) > UNREADABLE_S
+
+    def _verdict(self, name: str, data: bytes) -> dict[str, Any]:
         """Waits for a line that cannot take anything now. Raises LineStopped, ..."""
         said = ""
         while True:
             try:
-                return self._station.inspect_below(self._folder, name)
+                return self._station.inspect(data, name=name)
             except LineStopped:
                 raise
             except (LineDown, NoSpace, StoreDown) as error:
                 if str(error) != said:
                     said = str(error)
-                    ERR.print(f"waiting: {error}", markup=False, highlight=False, soft_wrap=True)
+                    _say(f"waiting: {error}")
                 time.sleep(PAUSE_S)
 
-    def _put(self, name: str, place: Path) -> None:
-        """Under its name, or one beside it: nothing is written over."""
-        file, number = Path(name), 0
-        while True:
-            to = place / (f"{file.stem}-{number}{file.suffix}" if number else name)
-            try:
-                os.link(self._folder / name, to, follow_symlinks=False)
-                os.unlink(self._folder / name)
+    def _put(self, name: str, look: Look, place: Path) -> None:
+        """Under its name, or one beside it: nothing is written over, and no file moved but the one that was judged."""
+        file, to = self._folder / name, _claimed(place, name)
+        try:
+            if _renamed(file, to):
+                if not _same(look, to.lstat()) and _state(file) is None:  # another took its place in the last moment
+                    os.rename(to, file)
                 return
-            except FileExistsError:
-                number += 1
-            except FileNotFoundError:  # taken away meanwhile
+            shutil.copy2(file, to, follow_symlinks=False)
+        except BaseException as error:
+            to.unlink(missing_ok=True)
+            if isinstance(error, FileNotFoundError):  # taken away meanwhile
                 return
-            except OSError as error:
-                raise DataError(f"{self._folder / name}: cannot be moved to {place}: {error}") from error
+            raise
+        if (now := _state(file)) is not None and _same(look, now):
+            file.unlink()
+
+
+def _renamed(file: Path, to: Path) -> bool:
+    """False where they are not on one file system. Raises OSError."""
+    try:
+        os.rename(file, to)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False
+    return True
+
+
+def _claimed(place: Path, name: str) -> Path:
+    """An empty file of a name that nobody has. Raises OSError."""
+    file, number = Path(name), 0
+    while True:
+        to = place / (f"{file.stem}-{number}{file.suffix}" if number else name)
+        try:
+            os.close(os.open(to, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+            return to
+        except FileExistsError:
+            number += 1
+
+
+def _state(file: Path) -> os.stat_result | None:
+    """None: it is not there, or not to be seen."""
+    try:
+        return file.lstat()
+    except OSError:
+        return None
+
+
+def _say(text: str) -> None:
+    ERR.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _same(look: Look, state: os.stat_result) -> bool:
-    return (look.size, look.mtime_ns, look.inode) == (state.st_size, state.st_mtime_ns, state.st_ino)
+    same = (look.size, look.mtime_ns, look.inode) == (state.st_size, state.st_mtime_ns, state.st_ino)
+    return same and look.ctime_ns in (0, state.st_ctime_ns)
 
 
 def _make(place: Path) -> None:

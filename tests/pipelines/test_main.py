@@ -1,5 +1,6 @@
 """The command line: help without heavy imports, one clear line for every mistake."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import click
 import pytest
 from click.testing import CliRunner
 from everline.pipelines.main import COMMANDS, cli
+
+from ..conftest import typed
 
 
 def everline(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -34,6 +37,15 @@ def test_every_command_has_help(name: str) -> None:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
     assert command.help
+
+
+def test_an_error_of_the_system_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "out.json")
+
+    monkeypatch.setattr(cli, "main", full)
+    said = typed("methods")
+    assert (said.code, said.err) == (1, "error: out.json: No space left on device\n")
 
 
 def test_an_unknown_command_gets_the_nearest() -> None:

@@ -93,8 +93,13 @@ def test_paths_are_read_as_machines_write_them(path: str, tmp_path: Path) -> Non
     one, line = station()
     assert one.inspect_named(tmp_path, path)["verdict"] == "pass"
     assert line.ids == [image_id("a.png", b"good")]
+
+
+def test_a_path_with_backslashes_leads_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "day").mkdir()
     (tmp_path / "b.png").write_bytes(b"good")
-    assert one.inspect_named(tmp_path / "day", "..\\b.png")["verdict"] == "error"
+    one, line = station()
+    assert one.inspect_named(tmp_path / "day", "..\\b.png")["verdict"] == "error" and not line.ids
 
 
 def test_a_file_that_comes_after_its_trigger_and_in_pieces_is_waited_for(tmp_path: Path) -> None:

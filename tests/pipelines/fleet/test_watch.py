@@ -1,5 +1,6 @@
 """A watched folder: each complete file gets one verdict, whatever else lies there."""
 
+import errno
 import io
 import json
 import os
@@ -7,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from everline.methods.errors import ConfigError, LineDown
+from everline.methods.errors import ConfigError, DataError, LineDown, StoreError
 from everline.pipelines.fleet import watch
-from everline.pipelines.fleet.station import Station
+from everline.pipelines.fleet.station import Station, Unreadable
 from everline.pipelines.fleet.watch import Watcher
 from everline.platform.log import line_folder, verify
 
@@ -124,6 +126,136 @@ def test_a_line_that_is_down_is_waited_for(tmp_path: Path, monkeypatch: pytest.M
     one, out = watcher(tmp_path, line)
     one.run(0.01, once=True)
     assert told(out) == [("a.png", "pass")]
+
+
+class Swapping(Line):
+    """While it judges, the camera writes another file of the same name, as many times as `swaps` says."""
+
+    def __init__(self, folder: Path, swaps: int = 1) -> None:
+        super().__init__()
+        self.folder, self.swaps = folder, swaps
+
+    def inspect(self, data: bytes, id: str) -> dict[str, Any]:
+        if self.swaps:
+            self.swaps -= 1
+            write(self.folder, "new.tmp", b"bad %d" % self.swaps, 10 + self.swaps)
+            os.replace(self.folder / "new.tmp", self.folder / "latest.png")
+        return super().inspect(data, id)
+
+
+def test_only_the_file_that_was_judged_is_moved(tmp_path: Path) -> None:
+    write(tmp_path, "latest.png", b"good", 1)
+    one, out = watcher(tmp_path, Swapping(tmp_path), move=True)
+    one.run(0.01, once=True)
+    assert told(out) == [("latest.png", "pass"), ("latest.png", "reject")]
+    assert [p.name for p in (tmp_path / "pass").iterdir()] == []
+    assert (tmp_path / "reject" / "latest.png").read_bytes() == b"bad 0"
+
+
+def test_a_file_that_takes_its_place_in_the_last_moment_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "latest.png", b"good", 1)
+    rename = os.rename
+
+    def late(file: Path, to: Path) -> None:
+        monkeypatch.setattr(watch.os, "rename", rename)
+        write(tmp_path, "latest.png", b"bad", 2)
+        rename(file, to)
+
+    monkeypatch.setattr(watch.os, "rename", late)
+    one, out = watcher(tmp_path, move=True)
+    one.run(0.01, once=True)
+    assert told(out) == [("latest.png", "pass"), ("latest.png", "reject")]
+    assert (tmp_path / "reject" / "latest.png").read_bytes() == b"bad"
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM])
+def test_a_file_that_cannot_be_renamed_is_copied_or_stays_and_ends_nothing(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rename = os.rename
+
+    def refused(file: Path, to: Path) -> None:
+        if file.name == "a.png":
+            raise OSError(code, os.strerror(code), str(file))
+        rename(file, to)
+
+    monkeypatch.setattr(watch.os, "rename", refused)
+    write(tmp_path, "a.png", b"good", 1)
+    write(tmp_path, "b.png", b"good, too", 2)
+    one, out = watcher(tmp_path, move=True)
+    one.run(0.01, once=True)
+    assert told(out) == [("a.png", "pass"), ("b.png", "pass")]
+    moved = {path.name for path in (tmp_path / "pass").iterdir()}
+    if code == errno.EXDEV:
+        assert moved == {"a.png", "b.png"} and (tmp_path / "pass" / "a.png").read_bytes() == b"good"
+    else:
+        assert moved == {"b.png"} and (tmp_path / "a.png").read_bytes() == b"good"
+        assert "a.png: stays where it is, it cannot be moved" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_cannot_be_read_for_a_while_is_tried_again_and_other_rights_make_it_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock, rights = [0.0], True
+    read = watch.read_below
+
+    def reads(root: Path, path: str) -> bytes:
+        if not rights:
+            raise Unreadable("'a.png' cannot be read: Permission denied")
+        return read(root, path)
+
+    monkeypatch.setattr(watch, "read_below", reads)
+    monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
+    write(tmp_path, "a.png", b"good", 1)
+    one, out = watcher(tmp_path)
+    rights = False
+    for clock[0] in (0.0, 30.0, 60.0):
+        assert one.ready() == ["a.png"] and not one._inspect("a.png")
+    rights = True
+    assert one.ready() == ["a.png"] and one._inspect("a.png")
+    assert told(out) == [("a.png", "pass")] and capsys.readouterr().err.count("waiting") == 1
+    write(tmp_path, "a.png", b"good", 2)
+    rights = False
+    for clock[0] in (100.0, 161.0):
+        assert one.ready() == ["a.png"]
+        one._inspect("a.png")
+    assert told(out)[1:] == [("a.png", "error")] and one.ready() == []
+    rights = True
+    (tmp_path / "a.png").chmod(0o640)
+    assert one.ready() == ["a.png"]
+
+
+def test_a_folder_that_is_gone_for_a_while_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
+    folder = tmp_path / "share"
+    folder.mkdir()
+    write(folder, "a.png", b"good", 1)
+    one, _ = watcher(folder)
+    one.run(0.01, once=True)
+    folder.rename(tmp_path / "away")
+    assert one.ready() == []
+    clock[0] = watch.GONE_S
+    assert one.ready() == []
+    (tmp_path / "away").rename(folder)
+    assert one.ready() == []  # it has its verdict
+    folder.rename(tmp_path / "away")
+    for clock[0] in (2000.0, 2000.0 + watch.GONE_S + 1):
+        with pytest.raises(DataError, match="cannot be read for 600 s") if clock[0] > 2000 else nullcontext():
+            one.ready()
+
+
+def test_verdicts_that_cannot_be_written_end_it_with_one_clear_line(tmp_path: Path) -> None:
+    write(tmp_path, "a.png", b"good", 1)
+    with open("/dev/full", "w") as full:
+        one = Watcher(tmp_path, Station("mono", Line()), full, move=True, quiet_s=0)
+        with pytest.raises(StoreError, match=r"/dev/full: cannot be written: .*No space.*a.png gets its"):
+            one.run(0.01, once=True)
+        with suppress(OSError):
+            full.close()
+    assert (tmp_path / "a.png").exists()
 
 
 @pytest.mark.slow
