@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from ..methods import params
 from ..methods.errors import ConfigError, UnknownLine
 from ..methods.params import param
 from ..methods.registry import build
 from .images import MAX_PIXELS
+from .tracking import SQLITE, sqlite_uri
 from .volume import Place, place_of
 from .yamlfile import check_known, mapping, read_yaml
 
@@ -137,16 +139,15 @@ def parse_fleet(plain: Any, base: Path, who: str = "fleet") -> Fleet:
 
 def default_tracking(store: Path) -> str:
     """Where versions and evaluations are tracked unless told otherwise: a database in the store, to start nothing."""
-    return f"sqlite:///{store}/mlflow.db"
+    return sqlite_uri(store / "mlflow.db")
 
 
 def absolute_tracking(uri: str, base: Path) -> str:
     """A relative sqlite path starts at `base`: for a fleet, its file's folder, as every other path in it."""
-    prefix = "sqlite:///"
-    file = uri.removeprefix(prefix)
-    if file in (uri, "", ":memory:"):  # no file: left to whoever opens it
+    file, mark, options = uri.removeprefix(SQLITE).partition("?")
+    if uri == uri.removeprefix(SQLITE) or file in ("", ":memory:"):  # no file: left to whoever opens it
         return uri
-    return f"{prefix}{(base / file).resolve()}"
+    return f"{sqlite_uri((base / unquote(file)).resolve())}{mark}{options}"
 
 
 def parse_line(name: str, plain: Any, who: str = "fleet") -> LineSettings:

@@ -203,7 +203,7 @@ class Parquet(AbstractContextManager["Parquet"]):
     """records-<n>.parquet, n: the number of the first record in it; 512 MB of images each."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()  # Arrow takes a relative one such as `a:b` for an address
         self._rows: list[dict[str, Any]] = []
         self._bytes = self._part_bytes = 0
         self._file: pq.ParquetWriter | None = None

@@ -1,6 +1,7 @@
 """`everline sweep`: which method, how much memory, which parameters; on this machine or on a Ray cluster."""
 
 import contextlib
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -135,7 +136,7 @@ def conduct(
     command: of everline, that goes on with it where it is stopped. Raises KeyboardInterrupt once what was done by then
     is written; DataError where no trial was completed.
     """
-    again = f"everline {command} --resume --out {job.out}"
+    again = f"everline {command} --resume --out {shlex.quote(str(job.out))}"
     with held(job.out), terminable():
         if not resumed:
             check_free(job.out)  # once more, now that nobody else can begin one here
