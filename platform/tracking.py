@@ -38,6 +38,11 @@ QUIET = {  # defaults; what the user has set wins
 PROBE_S = 3.0
 DATABASE = re.compile(r"postgresql(\+\w+)?://.")
 SQLITE = "sqlite:///"
+FILES = "mlartifacts"  # folder beside a sqlite file, of the artifacts
+PLACES = (  # columns of MLflow's tables that say where artifacts lie
+    ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
+    ("model_versions", "source"), ("model_versions", "storage_location"),
+)  # fmt: skip
 BESIDE = ("-journal", "-wal", "-shm")  # endings of the files that sqlite keeps beside a database
 
 
@@ -119,12 +124,61 @@ def experiment_id(client: Any, uri: str, name: str, artifacts: str = "") -> str:
             f"{public(uri)}: the experiment {name!r} was deleted, but not for good; restore it with "
             f"`mlflow experiments restore -x {found.experiment_id}`, or empty MLflow's bin with `mlflow gc`."
         )
-    if artifacts and found.artifact_location != artifacts:
+    if artifacts and (kept := located(client, uri, found.artifact_location)) != artifacts:
         raise ConfigError(
             f"artifacts: {public(artifacts)}: the experiment {name!r} at {public(uri)} keeps them in "
-            f"{public(found.artifact_location)}, for good; leave that setting out, or name another tracking store."
+            f"{public(kept)}, for good; leave that setting out, or name another tracking store."
         )
     return found.experiment_id
+
+
+def located(client: Any, uri: str, recorded: str) -> str:
+    """Return where artifacts are now that were recorded at an address.
+
+    What lay below the folder of a sqlite file when that was made lies below its folder today: a folder that was moved,
+    or is seen under another name, has all its files, and a copy reads and writes its own.
+    """
+    path = sqlite_path(uri)
+    made = None if path is None else made_at(client)
+    if path is None or made is None or not recorded.startswith(f"{made}/"):
+        return recorded
+    return path.resolve().parent.as_uri() + recorded.removeprefix(made)
+
+
+def made_at(client: Any) -> str | None:
+    """Return the address of the folder that a sqlite file was made in; None where another program made it."""
+    first = or_none(
+        lambda: client.get_experiment("0"), "RESOURCE_DOES_NOT_EXIST"
+    )  # MLflow's own, made with the tables
+    end = f"/{FILES}/0"
+    return first.artifact_location.removesuffix(end) if first and first.artifact_location.endswith(end) else None
+
+
+def relocate(uri: str) -> tuple[str, str]:
+    """Write into a sqlite file where its artifacts lie today, for MLflow's own pages; returns the old and new folder.
+
+    everline itself finds them without. Raises TrackingError, ConfigError (a server, or a file that another program
+    made).
+    """
+    with answering("could not relocate the tracking store", uri):
+        path = sqlite_path(uri)
+        made = None if path is None else made_at(connect(uri))
+        if path is None or made is None:
+            raise ConfigError(f"{public(uri)}: not a sqlite file that everline made; there is nothing to relocate.")
+        now = path.resolve().parent.as_uri()
+        with closing(sqlite3.connect(path, timeout=20)) as database, database:
+            for table, column in PLACES:
+                below = f"substr({column}, 1, length(:made) + 1) = :made || '/'"
+                change = f"UPDATE {table} SET {column} = :now || substr({column}, length(:made) + 1) WHERE {below}"  # noqa: S608
+                database.execute(change, {"made": made, "now": now})
+    return made, now
+
+
+def artifacts_at(client: Any, uri: str, recorded: str) -> Any:
+    """MLflow's way to list, read, write and remove the artifacts that were recorded at an address."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(located(client, uri, recorded), tracking_uri=uri)
 
 
 @contextmanager
@@ -346,14 +400,17 @@ def _remove(path: Path) -> None:
 
 def _artifacts(path: Path) -> str:
     """Beside the sqlite file, wherever the process runs."""
-    return (path.resolve().parent / "mlartifacts").as_uri()
+    return (path.resolve().parent / FILES).as_uri()
 
 
 def _place(client: Any, uri: str, name: str, artifacts: str) -> str | None:
     """Where an experiment's artifacts shall go. In a database without a server: beside those of the versions."""
     if artifacts or not DATABASE.match(uri):
         path = sqlite_path(uri)
-        return artifacts or (None if path is None else _artifacts(path))
+        if artifacts or path is None:
+            return artifacts or None
+        made = made_at(client)
+        return f"{made}/{FILES}" if made else _artifacts(path)  # recorded as all others are: see `located`
     versions = client.get_experiment_by_name(EXPERIMENT)
     if versions is None:
         raise ConfigError(

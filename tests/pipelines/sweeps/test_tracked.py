@@ -158,13 +158,11 @@ def test_a_trial_whose_answer_was_lost_is_not_recorded_twice(
 def test_a_trial_that_is_there_in_part_is_recorded_anew(
     begun: Tracked, trial: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlflow import MlflowClient
-
     def killed(*given: Any, **more: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(MlflowClient, "log_artifacts", killed)
+        patched.setattr("mlflow.store.artifact.local_artifact_repo.LocalArtifactRepository.log_artifacts", killed)
         with pytest.raises(KeyboardInterrupt):
             begun.add(trial(0, 0))
     again(begun).catch_up([trial(0, 0)])
