@@ -13,7 +13,7 @@ from ..methods.params import param
 from ..methods.registry import build
 from .images import MAX_PIXELS
 from .tracking import SQLITE, sqlite_uri
-from .volume import Place, place_of
+from .volume import Place, expanded, place_of
 from .yamlfile import check_known, mapping, read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -131,8 +131,8 @@ def parse_fleet(plain: Any, base: Path, who: str = "fleet") -> Fleet:
     tracking = absolute_tracking(_text(plain, "tracking", default_tracking(beside), who), base)
     artifacts = _text(plain, "artifacts", "", who).rstrip("/")
     if artifacts and "://" not in artifacts:  # a folder that the machines share
-        artifacts = (base / artifacts).resolve().as_uri()
-    spool = None if isinstance(store, Path) else (base / _text(plain, "spool", SPOOL, who)).resolve()
+        artifacts = (base / expanded(artifacts)).resolve().as_uri()
+    spool = None if isinstance(store, Path) else (base / expanded(_text(plain, "spool", SPOOL, who))).resolve()
     parsed = {str(n): parse_line(str(n), s, who) for n, s in lines.items()}
     return Fleet(store=store, tracking=tracking, artifacts=artifacts, spool=spool, lines=parsed)
 
@@ -147,7 +147,7 @@ def absolute_tracking(uri: str, base: Path) -> str:
     file, mark, options = uri.removeprefix(SQLITE).partition("?")
     if uri == uri.removeprefix(SQLITE) or file in ("", ":memory:"):  # no file: left to whoever opens it
         return uri
-    return f"{sqlite_uri((base / unquote(file)).resolve())}{mark}{options}"
+    return f"{sqlite_uri((base / expanded(unquote(file))).resolve())}{mark}{options}"
 
 
 def parse_line(name: str, plain: Any, who: str = "fleet") -> LineSettings:
@@ -159,7 +159,12 @@ def parse_line(name: str, plain: Any, who: str = "fleet") -> LineSettings:
     own = mapping(given.pop("params", {}) or {}, f"{where}: params")
     known = [row[0] for row in params.table(LineSettings)]
     check_known(given, (*known, "params"), where)
-    return LineSettings(**params.parse(LineSettings, given, where), params=dict(own))
+    return LineSettings(**params.parse(LineSettings, given, where), params=with_home(own))
+
+
+def with_home(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a method's parameters, in which `~` of a file's name is the home folder. Raises ConfigError."""
+    return {n: str(expanded(v)) if isinstance(v, str) and v.startswith("~") else v for n, v in params.items()}
 
 
 def _text(plain: Mapping[str, Any], name: str, default: str, who: str) -> str:

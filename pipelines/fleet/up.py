@@ -16,11 +16,12 @@ from ...platform.log import line_folder
 from ...platform.settings import Fleet, read_fleet
 from ...platform.trouble import read_trouble
 from ..console import ERR, OUT, fleet_option, json_option, show_table, terminable, write_json
+from ..files import FilePath
 from .lines import ready_for_lines
 
 DONE = {"start": "started", "restart": "started again", "stop": "stopped", "keep": "runs", "leave": "left alone"}
 COLUMNS = ("line", "state", "version", "records", "learned", "waiting", "dropped", "node")
-fleet_argument = click.argument("named", metavar="[FLEET.yaml]", type=click.Path(path_type=Path), required=False)
+fleet_argument = click.argument("named", metavar="[FLEET.yaml]", type=FilePath(), required=False)
 
 
 @click.command()

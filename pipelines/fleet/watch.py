@@ -17,6 +17,7 @@ from ...methods.errors import ConfigError, DataError, LineDown, LineStopped, NoS
 from ...platform.settings import read_fleet
 from ..console import ERR, fleet_option, progress, terminable
 from ..data.datasets import SUFFIXES
+from ..files import FilePath
 from .station import Station, stations
 
 BACKLOG = 1000  # files that are looked after at a time; older ones come first
@@ -26,8 +27,8 @@ PAUSE_S = 2.0  # while the line cannot take anything
 
 @click.command()
 @click.argument("line")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Append the verdicts to this file, not to stdout.")
+@click.argument("folder", type=FilePath())
+@click.option("--out", type=FilePath(), help="Append the verdicts to this file, not to stdout.")
 @click.option("--move", is_flag=True, help="Move each file to pass/, reject/, learning/ or error/ in FOLDER.")
 @click.option("--quiet", default=1.0, show_default=True, type=click.FloatRange(0, 3600), help="Seconds; see above.")
 @click.option("--poll", default=0.2, show_default=True, type=click.FloatRange(0.01, 3600), help="Seconds; see above.")

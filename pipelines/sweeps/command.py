@@ -13,6 +13,7 @@ import click
 from ...methods.errors import ConfigError, DataError, EverlineError
 from ..console import ERR, OUT, json_option, progress, show_blocks, terminable, write_json
 from ..data.datasets import Task
+from ..files import FilePath
 from ..options import MANY, ManyValues, check_source, gather, read_sources, set_option, source_options
 from ..protocols.protocols import PROTOCOLS
 from ..protocols.trial import is_file
@@ -63,15 +64,13 @@ class Many(ManyValues):
 @protocol_options(without=("memory",))
 @click.option("--device", help="Where trials compute: cpu, cuda.  [default: cuda with --gpus, else cpu]")
 @place_options
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help=f"Folder of the sweep.  [default: {FOLDER}/TIME]"
-)
+@click.option("--out", type=FilePath(file_okay=False), help=f"Folder of the sweep.  [default: {FOLDER}/TIME]")
 @click.option("--resume", is_flag=True, help="Go on with the sweep in --out; with --samples, with more of them.")
 @click.option("--publish", "line", metavar="LINE", help="Register the winner as LINE's candidate.")
 @click.option(
     "--fleet",
     "fleet_file",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     default=Path("fleet.yaml"),
     show_default=True,
     help="Of --publish: the fleet file.",
