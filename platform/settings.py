@@ -1,8 +1,9 @@
 """A fleet is one file: the settings table, and the reader that checks YAML against it."""
 
 import re
+import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -12,7 +13,7 @@ from ..methods.errors import ConfigError, UnknownLine
 from ..methods.params import param
 from ..methods.registry import build
 from .images import MAX_PIXELS
-from .tracking import SQLITE, sqlite_uri
+from .tracking import SQLITE, public, sqlite_uri
 from .volume import Place, expanded, place_of
 from .yamlfile import check_known, mapping, read_yaml
 
@@ -103,6 +104,13 @@ class Fleet:
     lines: dict[str, LineSettings]
     artifacts: str = ""  # where the versions' files go; empty: where the tracking store puts them
     spool: Path | None = None  # of lines on S3: where, on each machine, what cannot be written waits
+    file: str = ""  # that it was read from, as HOST:PATH
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Where its lines keep what they know, to compare and to show: without passwords."""
+        found = {"store": self.store, "tracking": public(self.tracking), "artifacts": self.artifacts}
+        return {name: str(value) for name, value in {**found, "spool": self.spool or ""}.items()}
 
     def line(self, name: str) -> LineSettings:
         """The settings of a line. Raises UnknownLine with the lines there are."""
@@ -116,7 +124,8 @@ class Fleet:
 def read_fleet(path: Path) -> Fleet:
     """A fleet file; relative paths in it start at its own folder. Raises ConfigError, UnknownName."""
     plain = read_yaml(path, "fleet", SAMPLE)
-    return parse_fleet(plain, path.resolve().parent, str(path))
+    fleet = parse_fleet(plain, path.resolve().parent, str(path))
+    return replace(fleet, file=f"{socket.gethostname()}:{path.resolve()}")
 
 
 def parse_fleet(plain: Any, base: Path, who: str = "fleet") -> Fleet:
