@@ -28,6 +28,7 @@ from .place import Place, place_options
 from .record import COMPLETE, FAILED, HELD_OUT, TrialRecord
 from .settings import SweepSettings
 from .sweep import Sweep, begin, check_free, check_images, described, held, read_settings, write_settings
+from .tracked import store_of
 from .winner import line_and_task, propose_winner
 from .work import Job
 
@@ -135,6 +136,8 @@ def conduct(
     command: of everline, that goes on with it where it is stopped. Raises KeyboardInterrupt once what was done by then
     is written; DataError where no trial was completed.
     """
+    if resumed and tracking is not None and not _named("tracking"):
+        tracking = store_of(job.out, tracking)
     again = f"everline {command} --resume --out {shlex.quote(str(job.out))}"
     with held(job.out), terminable():
         if not resumed:
@@ -169,6 +172,12 @@ def conduct(
             f"no trial was completed; the first error: {found.errors[0]['error'] if found.errors else '-'}"
         )
     return found
+
+
+def _named(option: str) -> bool:
+    """Whether the option was given, on the command line or by the environment."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not click.core.ParameterSource.DEFAULT
 
 
 def _begun(
