@@ -59,7 +59,7 @@ def _seen(prefix: str, but: str, patience_s: float) -> dict[str, Seen]:
     """Lines by the names of their actors, which begin with `prefix` and not with `but`."""
     named = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["namespace"] == NAMESPACE]
     give_up = time.monotonic() + patience_s
-    asked = {}
+    asked: dict[str, tuple[Any, Any, Any]] = {}
     for name in sorted(name for name in named if name.startswith(prefix) and not (but and name.startswith(but))):
         try:
             handle = ray.get_actor(name, namespace=NAMESPACE)

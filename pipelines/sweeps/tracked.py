@@ -8,9 +8,9 @@
 
 OUT/tracked.json notes which run is the sweep's: {STORE: {"sweep", "parent", "file"}}, STORE being a checksum of the
 address, which may hold a password; of a database file its path is noted too. Another store has a sweep of its own.
-"sweep" is a name made up and noted before the first request, and a tag of the
-run. Which trials are there is asked of the store, once when the sweep begins and after each error: a trial's run has
-its key as a tag. So what MLflow took while nobody heard its answer is found again, and no trial is there twice.
+"sweep" is a name made up and noted before the first request, and a tag of the run. Which trials are there is asked of
+the store, once when the sweep begins and after each error: a trial's run has its key as a tag. So what MLflow took
+while nobody heard its answer is found again, and no trial is there twice.
 """
 
 import json
