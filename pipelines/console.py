@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..methods.errors import EverlineError
-from .files import Whole
+from .files import FilePath, Whole
 
 OUT = Console()
 ERR = Console(stderr=True)
@@ -28,13 +28,13 @@ FRAME = 3  # columns of the terminal that a table's column has beside its text
 fleet_option = click.option(
     "--fleet",
     "fleet_file",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     default=Path("fleet.yaml"),
     show_default=True,
     help="The fleet file.",
 )
 json_option = click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), help="Write the result as JSON to this file; - is stdout."
+    "--json", "json_file", type=FilePath(), help="Write the result as JSON to this file; - is stdout."
 )
 
 

@@ -1,11 +1,25 @@
-"""Files that are written whole or not at all."""
+"""Files: as a command's option names them, and written whole or not at all."""
 
 import os
 import secrets
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+import click
 
 from ..methods.errors import StoreError
+from ..platform.volume import expanded
+
+
+class FilePath(click.Path):
+    """A path on the command line: `~` is the home folder also where the shell leaves it, as in `--out=~/x`."""
+
+    def __init__(self, **checks: Any) -> None:
+        super().__init__(path_type=Path, **checks)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(expanded(os.fspath(value)), param, ctx)
 
 
 class Whole:

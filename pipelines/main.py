@@ -39,6 +39,7 @@ COMMANDS = {  # name: (module, attribute, first line of its help)
     "serve": ("fleet.serve", "serve", "Answer HTTP requests with the current versions of a fleet."),
     "speed": ("speed", "speed", "Time the metrics on large masks, beside scikit-learn."),
     "status": ("fleet.up", "status", "What runs of a fleet, and why the rest does not."),
+    "store": ("fleet.lines", "store", "A fleet's store: relocate."),
     "stream": ("fleet.stream", "stream", "Feed a folder of images to a line, which inspects and learns them."),
     "sweep": ("sweeps.command", "sweep", "Try methods, memory sizes and parameters, on one machine or a Ray cluster."),
     "switch": ("fleet.lines", "switch", "Tell a line that another product comes."),

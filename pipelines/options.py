@@ -7,8 +7,10 @@ from typing import Any
 import click
 
 from ..methods.errors import ConfigError
+from ..platform.settings import with_home
 from .data.datasets import Task, read_folder
 from .data.readers import INSTALLED, READERS, check_root, read_dataset
+from .files import FilePath
 
 MANY = ("--data", "--set", "--drift", "--references")
 
@@ -24,7 +26,7 @@ def source_options(command: Command) -> Command:
     """Adds --data, --dataset and --root; `check_source` and `read_sources` take what they give."""
     for option in (
         click.option(
-            "--root", type=click.Path(path_type=Path),
+            "--root", type=FilePath(),
             help=f"Where the data set was unpacked; not of {', '.join(INSTALLED)}, which a package brings along.",
         ),
         click.option(
@@ -32,7 +34,7 @@ def source_options(command: Command) -> Command:
             help="Every class of this data set, behind the folders of --data. `folder`: any folder of good images.",
         ),
         click.option(
-            "--data", "folders", multiple=True, type=click.Path(path_type=Path), metavar="DIR...",
+            "--data", "folders", multiple=True, type=FilePath(), metavar="DIR...",
             help="Folders in MVTec layout: train/good, test/TYPE, ground_truth/TYPE/STEM_mask.png.",
         ),
     ):  # fmt: skip
@@ -58,7 +60,7 @@ class ManyImages(ManyValues):
 def images_option(help_: str) -> Callable[[Command], Command]:
     """Adds --images, folders that `images_below` searches, to a command of the class ManyImages."""
     return click.option(
-        "--images", "folders", multiple=True, required=True, type=click.Path(path_type=Path), metavar="DIR...",
+        "--images", "folders", multiple=True, required=True, type=FilePath(), metavar="DIR...",
         help=help_,
     )  # fmt: skip
 
@@ -122,4 +124,4 @@ def gather(settings: Iterable[str], options: dict[str, Any]) -> dict[str, Any]:
         if name in given:
             raise ConfigError(f"{name} is given twice.")
         given[name] = value
-    return given
+    return with_home(given)

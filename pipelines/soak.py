@@ -31,6 +31,7 @@ from ..platform.statefiles import digest
 from ..platform.tracking import prepare_tracking
 from .console import ERR, json_option, launch, progress, show_table, write_json
 from .data.datasets import list_images
+from .files import FilePath
 from .fleet.slow_store import Weather, bucket_of_its_own
 from .fleet.undisturbed import undisturbed
 from .options import ManyValues, gather, set_option
@@ -61,7 +62,7 @@ class Run:
 
 
 @click.command(cls=ManyValues)
-@click.option("--data", "folders", multiple=True, required=True, type=click.Path(path_type=Path), metavar="DIR...",
+@click.option("--data", "folders", multiple=True, required=True, type=FilePath(), metavar="DIR...",
     help="Folders of images, sent over and over.",
 )  # fmt: skip
 @click.option("--images", type=click.IntRange(20), default=20_000, show_default=True, help="Of all lines together.")

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,7 +43,7 @@ from .volume import Place, place_of
 from .waiting import OUTSIDE, Waiting
 
 log = logging.getLogger("everline.actor")
-NAMESPACE = "everline"
+NAMESPACE, LINE = "everline", "line:"  # of Ray's named actors: where they are, and how the names of lines begin
 RETRY_S = 2.0
 TEND_S = 5.0  # between two looks at whether something is owed; and Prometheus is told how the line stands
 LOOK_SHARE = 100  # times as long as a look at that took, until the next: images wait for them 1 % of the time
@@ -71,11 +71,13 @@ class LineActor:
         artifacts: str = "",
         spool: Path | None = None,
         detached: bool = False,
+        origin: Mapping[str, str] | None = None,
     ) -> None:
-        """detached: nobody's end is its end (platform/crew.py)."""
+        """detached: nobody's end is its end (platform/crew.py). origin: see that method."""
         context = ray.get_runtime_context()
         self._name, self._settings = name, settings
         self._shell = {"pid": os.getpid(), "node": context.get_node_id(), "detached": detached}
+        self._origin = {**(origin or {}), "line": name}
         self._waiting = Waiting(name, settings.queue, settings.when_full == "drop")
         self._folder = line_folder(place_of(store), name)
         self._line: Line | None = None
@@ -182,6 +184,13 @@ class LineActor:
     async def settings(self) -> LineSettings:
         """What the line was started with."""
         return self._settings
+
+    async def origin(self) -> Mapping[str, str]:
+        """The fleet file that it was started from, the places which that named, and the line's own name.
+
+        Not a part of the status, which a server shows to everybody.
+        """
+        return self._origin
 
     async def digest(self) -> str:
         """A checksum over the learner's state."""
@@ -411,7 +420,9 @@ def _actor(name: str, settings: LineSettings, fleet: Fleet, detached: bool) -> A
         resources=resources,
     )
     try:
-        return options.remote(name, settings, str(fleet.store), fleet.tracking, fleet.artifacts, fleet.spool, detached)
+        origin = {"file": fleet.file, **fleet.places}
+        own = (str(fleet.store), fleet.tracking, fleet.artifacts, fleet.spool)
+        return options.remote(name, settings, *own, detached, origin)
     except ValueError as error:  # Ray: that name is taken
         raise LineDown(f"line {name} is being started by another command: {error}") from error
 
@@ -435,7 +446,7 @@ def line_handle(name: str, store: Place) -> Any:
 
 def actor_name(name: str, store: Place) -> str:
     """Two fleets of one cluster may both have a line of that name; a log has one writer."""
-    return f"line:{hashlib.sha256(str(store).encode()).hexdigest()[:12]}:{name}"
+    return f"{LINE}{hashlib.sha256(str(store).encode()).hexdigest()[:12]}:{name}"
 
 
 def answer(ref: Any, timeout_s: float | None = None) -> Any:

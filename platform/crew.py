@@ -3,18 +3,18 @@
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 
 from ..methods.errors import ConfigError, EverlineError, LineDown, LineStopped, SecondWriter, UnknownLine
-from .actor import NAMESPACE, actor_name, answer, check_room, line_handle, start_line
+from .actor import LINE, NAMESPACE, actor_name, answer, check_room, line_handle, start_line
 from .changes import Change, Running
 from .log import line_folder
 from .settings import Fleet, LineSettings
 from .trouble import failed
-from .volume import Place
+from .volume import Place, place_of
 
 ANSWER_S = 30.0  # for a process that Ray may be starting again to say anything at all
 LOOK_S = 3.0  # for a line that is at work to say how it stands
@@ -26,34 +26,54 @@ Told = Callable[[Change, EverlineError | None], None]
 
 @dataclass(frozen=True)
 class Seen:
-    """A running line. settings, status: None, {} where its process did not answer."""
+    """A running line. settings, status, origin: None, {}, {} where its process did not answer."""
 
     settings: LineSettings | None = None
     status: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, str] = field(default_factory=dict)  # as `LineActor.origin`; {} of an older everline
 
     @property
     def running(self) -> Running:
         """What a plan needs of it."""
         say = self.status.get
-        return Running(self.settings, say("state", "lost"), say("problem", ""), say("detached", True))
+        state, problem, detached = say("state", "lost"), say("problem", ""), say("detached", True)
+        return Running(self.settings, state, problem, detached, self.origin)
 
 
 def look(store: Place, patience_s: float = ANSWER_S) -> dict[str, Seen]:
     """All running lines whose logs are in `store`, whatever file they were started from."""
     prefix = actor_name("", store)
-    named = ray.util.list_named_actors(all_namespaces=True)
-    names = [one["name"] for one in named if one["namespace"] == NAMESPACE and one["name"].startswith(prefix)]
+    return {name.removeprefix(prefix): seen for name, seen in _seen(prefix, "", patience_s).items()}
+
+
+def look_elsewhere(fleet: Fleet, patience_s: float = LOOK_S) -> list[dict[str, Seen]]:
+    """Running lines that were started from the fleet's file when it named another store; store by store."""
+    found: dict[str, dict[str, Seen]] = {}
+    for seen in _seen(LINE, actor_name("", fleet.store), patience_s).values():
+        if fleet.file and seen.origin.get("file") == fleet.file:
+            found.setdefault(seen.origin["store"], {})[seen.origin["line"]] = seen
+    return list(found.values())
+
+
+def _seen(prefix: str, but: str, patience_s: float) -> dict[str, Seen]:
+    """Lines by the names of their actors, which begin with `prefix` and not with `but`."""
+    named = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["namespace"] == NAMESPACE]
     give_up = time.monotonic() + patience_s
-    asked = {}
-    for name in sorted(name.removeprefix(prefix) for name in names):
+    asked: dict[str, tuple[Any, Any, Any]] = {}
+    for name in sorted(name for name in named if name.startswith(prefix) and not (but and name.startswith(but))):
         try:
-            handle = line_handle(name, store)
-        except UnknownLine:  # it has just ended
+            handle = ray.get_actor(name, namespace=NAMESPACE)
+        except ValueError:  # it has just ended
             continue
-        asked[name] = handle.settings.remote(), handle.status.remote(LOOK_S)
+        origin = handle.origin.remote() if hasattr(handle, "origin") else None
+        asked[name] = handle.settings.remote(), handle.status.remote(LOOK_S), origin
     return {
-        name: Seen(_soon(settings, give_up), _soon(status, give_up + LOOK_S) or {})
-        for name, (settings, status) in asked.items()
+        name: Seen(
+            _soon(settings, give_up),
+            _soon(status, give_up + LOOK_S) or {},
+            (origin and _soon(origin, give_up)) or {},
+        )
+        for name, (settings, status, origin) in asked.items()
     }
 
 
@@ -66,7 +86,7 @@ def carry_out(plan: list[Change], fleet: Fleet, told: Told) -> bool:
 
     def one(change: Change, work: Callable[[str, Fleet], Any]) -> EverlineError | None:
         try:
-            work(change.line, fleet)
+            work(change.line, replace(fleet, store=place_of(change.store)) if change.store else fleet)
             return None
         except EverlineError as error:
             return error
@@ -84,7 +104,7 @@ def carry_out(plan: list[Change], fleet: Fleet, told: Told) -> bool:
             change, error = ending[future], future.result()
             if change.what == "stop" or isinstance(error, ConfigError):
                 heard(change, error)
-                stays.add(change.line)
+                stays |= set() if change.store else {change.line}
         starting = {
             pool.submit(one, c, _start): c for c in plan if c.what in ("start", "restart") and c.line not in stays
         }

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .tracking import answering, connect, ending, experiment_id, or_none
+from .tracking import answering, artifacts_at, connect, ending, experiment_id, or_none
 
 LONGEST = 500  # characters of a value: what older servers take
 NAME_LENGTH = 250
@@ -70,7 +70,7 @@ def record_run(uri: str, run: Run) -> str:
     with answering(f"could not record the run {run.name!r}", uri):
         client = connect(uri)
         with ExitStack() as begun:
-            run_id = _write(client, experiment_id(client, uri, run.experiment), run, {}, begun)
+            run_id = _write(client, uri, experiment_id(client, uri, run.experiment), run, {}, begun)
     return run_id
 
 
@@ -113,7 +113,7 @@ def end_run(uri: str, run_id: str, run: Run, killed: bool = False) -> None:
     with answering(f"could not end the run {run_id}", uri):
         client = connect(uri)
         _log(client, run_id, run)
-        _keep(client, run_id, run.artifacts)
+        _keep(client, uri, client.get_run(run_id), run.artifacts)
         client.set_terminated(run_id, "KILLED" if killed else "FINISHED")
 
 
@@ -156,23 +156,23 @@ def _begin(client: Any, uri: str, run: Run, more_tags: Mapping[str, str]) -> str
     run_id: str = made.info.run_id
     try:
         _log(client, run_id, run)
-        _keep(client, run_id, run.artifacts)
+        _keep(client, uri, made, run.artifacts)
     except BaseException:
         client.set_terminated(run_id, "KILLED")
         raise
     return run_id
 
 
-def _write(client: Any, experiment: str, run: Run, more_tags: Mapping[str, str], begun: ExitStack) -> str:
+def _write(client: Any, uri: str, experiment: str, run: Run, more_tags: Mapping[str, str], begun: ExitStack) -> str:
     """Writes a run and its children, all of which end when `begun` does; returns its id."""
     tags = {name: _cut(value) for name, value in run.tags.items()}
     made = client.create_run(experiment, run_name=_cut(run.name, NAME_LENGTH), tags={**tags, **more_tags})
     run_id: str = made.info.run_id
     begun.enter_context(ending(client, run_id))
     _log(client, run_id, run)
-    _keep(client, run_id, run.artifacts)
+    _keep(client, uri, made, run.artifacts)
     for child in run.children:
-        _write(client, experiment, child, {PARENT: run_id}, begun)
+        _write(client, uri, experiment, child, {PARENT: run_id}, begun)
     return run_id
 
 
@@ -189,14 +189,14 @@ def _log(client: Any, run_id: str, run: Run) -> None:
         client.log_batch(run_id, metrics=more, synchronous=True)
 
 
-def _keep(client: Any, run_id: str, artifacts: Mapping[str, str | bytes]) -> None:
-    """Artifacts, all of them at once."""
+def _keep(client: Any, uri: str, made: Any, artifacts: Mapping[str, str | bytes]) -> None:
+    """Artifacts of a run, given as MLflow's entity, all of them at once."""
     if not artifacts:
         return
     with tempfile.TemporaryDirectory(prefix="everline-") as folder:
         for name, content in artifacts.items():
             Path(folder, name).write_bytes(content.encode() if isinstance(content, str) else content)
-        client.log_artifacts(run_id, folder)
+        artifacts_at(client, uri, made.info.artifact_uri).log_artifacts(folder)
 
 
 def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:

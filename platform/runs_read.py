@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..methods.errors import ConfigError, DataError, TrackingError, UnknownName
-from .tracking import answering, connect, or_none, public
+from .tracking import answering, artifacts_at, connect, or_none, public
 
 SHORTEST, WHOLE = 8, 32  # hexadecimal digits of a run's id that are enough, and all of them
 PAGE = 200
@@ -62,12 +62,13 @@ def run_text(uri: str, run_id: str, name: str, most: int) -> str | None:
     who = f"run {run_id}: {name}"
     with answering(f"could not read {name} of the run {run_id}", uri), tempfile.TemporaryDirectory() as scratch:
         client = connect(uri)
-        listed = (one for one in client.list_artifacts(run_id) if one.path == name and not one.is_dir)
+        artifacts = artifacts_at(client, uri, client.get_run(run_id).info.artifact_uri)
+        listed = (one for one in artifacts.list_artifacts() if one.path == name and not one.is_dir)
         kept = next(listed, None)
         if kept is None:
             return None
         _check_size(who, kept.file_size or 0, most)  # before it is fetched; some stores do not say
-        file = Path(client.download_artifacts(run_id, name, scratch))
+        file = Path(artifacts.download_artifacts(name, scratch))
         _check_size(who, file.stat().st_size, most)
         data = file.read_bytes()
     try:

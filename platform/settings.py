@@ -1,17 +1,20 @@
 """A fleet is one file: the settings table, and the reader that checks YAML against it."""
 
 import re
+import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from ..methods import params
 from ..methods.errors import ConfigError, UnknownLine
 from ..methods.params import param
 from ..methods.registry import build
 from .images import MAX_PIXELS
-from .volume import Place, place_of
+from .tracking import SQLITE, public, sqlite_uri
+from .volume import Place, expanded, place_of
 from .yamlfile import check_known, mapping, read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -101,6 +104,13 @@ class Fleet:
     lines: dict[str, LineSettings]
     artifacts: str = ""  # where the versions' files go; empty: where the tracking store puts them
     spool: Path | None = None  # of lines on S3: where, on each machine, what cannot be written waits
+    file: str = ""  # that it was read from, as HOST:PATH
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Where its lines keep what they know, to compare and to show: without passwords."""
+        found = {"store": self.store, "tracking": public(self.tracking), "artifacts": self.artifacts}
+        return {name: str(value) for name, value in {**found, "spool": self.spool or ""}.items()}
 
     def line(self, name: str) -> LineSettings:
         """The settings of a line. Raises UnknownLine with the lines there are."""
@@ -114,7 +124,8 @@ class Fleet:
 def read_fleet(path: Path) -> Fleet:
     """A fleet file; relative paths in it start at its own folder. Raises ConfigError, UnknownName."""
     plain = read_yaml(path, "fleet", SAMPLE)
-    return parse_fleet(plain, path.resolve().parent, str(path))
+    fleet = parse_fleet(plain, path.resolve().parent, str(path))
+    return replace(fleet, file=f"{socket.gethostname()}:{path.resolve()}")
 
 
 def parse_fleet(plain: Any, base: Path, who: str = "fleet") -> Fleet:
@@ -129,24 +140,23 @@ def parse_fleet(plain: Any, base: Path, who: str = "fleet") -> Fleet:
     tracking = absolute_tracking(_text(plain, "tracking", default_tracking(beside), who), base)
     artifacts = _text(plain, "artifacts", "", who).rstrip("/")
     if artifacts and "://" not in artifacts:  # a folder that the machines share
-        artifacts = (base / artifacts).resolve().as_uri()
-    spool = None if isinstance(store, Path) else (base / _text(plain, "spool", SPOOL, who)).resolve()
+        artifacts = (base / expanded(artifacts)).resolve().as_uri()
+    spool = None if isinstance(store, Path) else (base / expanded(_text(plain, "spool", SPOOL, who))).resolve()
     parsed = {str(n): parse_line(str(n), s, who) for n, s in lines.items()}
     return Fleet(store=store, tracking=tracking, artifacts=artifacts, spool=spool, lines=parsed)
 
 
 def default_tracking(store: Path) -> str:
     """Where versions and evaluations are tracked unless told otherwise: a database in the store, to start nothing."""
-    return f"sqlite:///{store}/mlflow.db"
+    return sqlite_uri(store / "mlflow.db")
 
 
 def absolute_tracking(uri: str, base: Path) -> str:
     """A relative sqlite path starts at `base`: for a fleet, its file's folder, as every other path in it."""
-    prefix = "sqlite:///"
-    file = uri.removeprefix(prefix)
-    if file in (uri, "", ":memory:"):  # no file: left to whoever opens it
+    file, mark, options = uri.removeprefix(SQLITE).partition("?")
+    if uri == uri.removeprefix(SQLITE) or file in ("", ":memory:"):  # no file: left to whoever opens it
         return uri
-    return f"{prefix}{(base / file).resolve()}"
+    return f"{sqlite_uri((base / expanded(unquote(file))).resolve())}{mark}{options}"
 
 
 def parse_line(name: str, plain: Any, who: str = "fleet") -> LineSettings:
@@ -158,7 +168,12 @@ def parse_line(name: str, plain: Any, who: str = "fleet") -> LineSettings:
     own = mapping(given.pop("params", {}) or {}, f"{where}: params")
     known = [row[0] for row in params.table(LineSettings)]
     check_known(given, (*known, "params"), where)
-    return LineSettings(**params.parse(LineSettings, given, where), params=dict(own))
+    return LineSettings(**params.parse(LineSettings, given, where), params=with_home(own))
+
+
+def with_home(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a method's parameters, in which `~` of a file's name is the home folder. Raises ConfigError."""
+    return {n: str(expanded(v)) if isinstance(v, str) and v.startswith("~") else v for n, v in params.items()}
 
 
 def _text(plain: Mapping[str, Any], name: str, default: str, who: str) -> str:

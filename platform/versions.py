@@ -22,7 +22,17 @@ from ..methods.detector import State
 from ..methods.errors import ConfigError, Corrupt, UnknownVersion
 from .calibration import Calibration
 from .statefiles import load_state, save_state
-from .tracking import EXPERIMENT, answering, connect, ending, experiment_id, or_none, reachable
+from .tracking import (
+    EXPERIMENT,
+    answering,
+    artifacts_at,
+    connect,
+    ending,
+    experiment_id,
+    located,
+    or_none,
+    reachable,
+)
 
 CURRENT, PREVIOUS, CANDIDATE = "current", "previous", "candidate"
 PINNED = "pinned"  # tag of a version that stays, however old: "true"
@@ -176,12 +186,10 @@ class Versions:
 
     def _remove_files(self, found: Any) -> None:
         """Of a model that everline made, and nothing else: whoever may write to MLflow could name any folder."""
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        folder = _here(found.source)
+        folder = _here(located(self._client, self.uri, found.source))
         if folder is not None and folder.is_symlink():
             return
-        kept = get_artifact_repository(found.source, tracking_uri=self.uri)
+        kept = artifacts_at(self._client, self.uri, found.source)
         if {one.path for inner in (None, DETECTOR) for one in kept.list_artifacts(inner)} >= MADE:
             kept.delete_artifacts()
 
@@ -276,7 +284,7 @@ class Versions:
             run = self._client.create_run(experiment, run_name=f"{self.line}-{watermark}", tags=tags)
             with ending(self._client, run.info.run_id):
                 self._log(run.info.run_id, state, facts)
-                self._client.log_artifacts(run.info.run_id, str(model), "model")
+                artifacts_at(self._client, self.uri, run.info.artifact_uri).log_artifacts(str(model), "model")
         self._ensure_model()
         source = f"{run.info.artifact_uri.rstrip('/')}/model"
         made = self._client.create_model_version(
@@ -334,7 +342,7 @@ class Versions:
 
     def _files(self, found: Any, stack: ExitStack) -> Path:
         """Where the version's own files lie: in place if this machine has them, else a copy until `stack` ends."""
-        folder = _here(found.source)
+        folder = _here(located(self._client, self.uri, found.source))
         if folder is not None:
             return folder / DETECTOR
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="everline-"))

@@ -54,10 +54,21 @@ class S3Path:
 Place: TypeAlias = Path | S3Path
 
 
+def expanded(text: str) -> Path:
+    """Return a path, in which a `~` or `~USER` at its beginning is that user's home folder. Raises ConfigError."""
+    found = os.path.expanduser(text)
+    if found.startswith("~"):
+        raise ConfigError(
+            f"{text}: no home folder is known for {text.partition('/')[0]}; write the whole path, or ./{text} for a "
+            "folder of that name."
+        )
+    return Path(found)
+
+
 def place_of(text: str, base: Path | None = None) -> Place:
     """`s3://bucket/prefix`, or a local path, which starts at `base` if that is given. Raises ConfigError."""
     if not text.startswith(S3):
-        return Path(text) if base is None else (base / text).resolve()
+        return Path(text) if base is None else (base / expanded(text)).resolve()
     bucket, _, key = text.removeprefix(S3).partition("/")
     key = key.rstrip("/")
     if not _BUCKET.fullmatch(bucket) or (key and not all(part.strip(".") for part in key.split("/"))):

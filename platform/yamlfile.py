@@ -1,6 +1,7 @@
 """Small YAML files that people write: read with limits, each name once, and checked by name."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,15 @@ import yaml
 from ..methods.errors import ConfigError, UnknownName
 
 MAX_FILE = 2**20
+MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Once(yaml.SafeLoader):
     """Refuses a name that stands twice: the last would win in silence."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._flat: set[int] = set()  # mappings whose `<<` have been followed
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Refuse a value that PyYAML itself stumbles over, such as the date 2024-13-45, with its line."""
@@ -23,15 +29,37 @@ class _Once(yaml.SafeLoader):
             text = f"{str(node.value)[:80]!r} cannot be read as {tag}"
             raise yaml.constructor.ConstructorError(None, None, text, node.start_mark) from error
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping whose names are all different."""
-        if not isinstance(node, yaml.MappingNode):  # a tag such as `!!set` before a plain value
-            return super().construct_mapping(node, deep)
-        names = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(name) for name in names if names.count(name) > 1})
+    def get_single_node(self) -> yaml.Node | None:
+        """Refuse aliases that multiply, before anything is made of them."""
+        found: yaml.Node | None = super().get_single_node()
+        if found is not None:
+            self._size(found, {})
+        return found
+
+    def _size(self, node: yaml.Node, known: dict[int, int]) -> int:
+        """Count the values below a node, each as often as an alias repeats it."""
+        if id(node) not in known:
+            known[id(node)] = MAX_FILE + 1  # for whoever contains itself
+            parts = node.value if isinstance(node.value, list) else []
+            below = chain.from_iterable(part if isinstance(part, tuple) else (part,) for part in parts)
+            known[id(node)] = 1 + sum(self._size(part, known) for part in below)
+        if known[id(node)] > MAX_FILE:
+            text = f"with its aliases it has more than {MAX_FILE} values, or contains itself"
+            raise yaml.constructor.ConstructorError(None, None, text, node.start_mark)
+        return known[id(node)]
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put what `<<` names in front of a mapping's own names, which are all different and win."""
+        if id(node) in self._flat:
+            return
+        self._flat.add(id(node))
+        merged = [pair for pair in node.value if pair[0].tag == MERGE]
+        own = [pair for pair in node.value if pair[0].tag != MERGE]
+        names = [self.construct_object(key, deep=True) for key, _ in own]
+        twice = sorted({str(name) for name in names if names.count(name) > 1} | ({"<<"} if len(merged) > 1 else set()))
         if twice:
             raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+        super().flatten_mapping(node)
 
 
 class Lined(dict[Any, Any]):

@@ -8,6 +8,7 @@ import click
 
 from ...methods.errors import ConfigError
 from ..console import ERR, fleet_option, json_option
+from ..files import FilePath
 from ..options import ManyValues
 from ..records.markdown import markdown_options
 from ..records.report import Report, Table
@@ -34,13 +35,13 @@ class ManyFolders(ManyValues):
 @click.option("--experiment", metavar="NAME", help="Compare all finished runs of this experiment in MLflow, too.")
 @click.option("--task", metavar="NAME", help="Of records: compare those that have this task, by it alone.")
 @click.option(
-    "--data", "folders", multiple=True, type=click.Path(path_type=Path), metavar="DIR...",
+    "--data", "folders", multiple=True, type=FilePath(), metavar="DIR...",
     help="Of versions: images to judge. Folders in MVTec layout, or of images alone, whose truth is not known.",
 )  # fmt: skip
 @fleet_option
 @tracking_to("runs are read from, and that a comparison of versions goes to (by default: the fleet's)")
 @click.option(
-    "--report", "report_file", type=click.Path(path_type=Path, dir_okay=False),
+    "--report", "report_file", type=FilePath(dir_okay=False),
     help="Write a page with the tables, and curves or heatmaps (HTML, self-contained).",
 )  # fmt: skip
 @markdown_options

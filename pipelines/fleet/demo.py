@@ -37,6 +37,7 @@ from ...platform.tracking import prepare_tracking
 from ...platform.versions import Versions
 from ..console import ERR, progress, write_json
 from ..data.datasets import Sample, read_elpv, split_stream
+from ..files import FilePath
 from .client import Client
 from .demo_report import Judged, choose, show_summary, write_demo_report
 from .feed import Fed, feed, image_id
@@ -71,9 +72,7 @@ class Run:
 
 
 @click.command()
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("everline-demo"), show_default=True, help="Folder."
-)
+@click.option("--out", type=FilePath(), default=Path("everline-demo"), show_default=True, help="Folder.")
 @click.option("--images", type=click.IntRange(min=60), help="Images in each line's stream; all without it.")
 @click.option(
     "--held-out", type=click.FloatRange(0.05, 0.6), default=0.3, show_default=True, help="Share kept for the test set."

@@ -1,5 +1,6 @@
 """What the demo shows at its end: a table on the terminal and report.html."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -71,8 +72,8 @@ def show_summary(summary: Mapping[str, Any], fleet: Fleet, out: Path) -> None:
     show_table("everline demo", ["", *names], _rows(summary))
     OUT.print(
         f"\nReport:   {out / 'report.html'}\nFigures:  {out / 'summary.json'}\n"
-        f"Server:   everline serve --fleet {out / 'fleet.yaml'}\n"
-        f"MLflow:   mlflow ui --backend-store-uri {public(fleet.tracking)}\n"
+        f"Server:   everline serve --fleet {shlex.quote(str(out / 'fleet.yaml'))}\n"
+        f"MLflow:   mlflow ui --backend-store-uri {shlex.quote(public(fleet.tracking))}\n"
         f"{summary['seconds']:.0f} s in all.",
         highlight=False,
         soft_wrap=True,

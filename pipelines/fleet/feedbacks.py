@@ -26,6 +26,7 @@ from ...platform.settings import LineSettings
 from ..console import ERR, json_option, launch, show_table, write_json
 from ..data.datasets import Sample, Task, read_folder
 from ..data.drift import Drift
+from ..files import FilePath
 from ..options import ManyValues, gather, set_option
 from .undisturbed import Kept
 
@@ -54,7 +55,7 @@ class Figures:
 
 
 @click.command(cls=ManyValues)
-@click.option("--data", "folders", multiple=True, required=True, type=click.Path(path_type=Path), metavar="DIR...",
+@click.option("--data", "folders", multiple=True, required=True, type=FilePath(), metavar="DIR...",
     help="Folders in MVTec layout.",
 )  # fmt: skip
 @click.option("--drift", "drift_text", default="cast=30", show_default=True, help="What happens to the light.")

@@ -1,4 +1,4 @@
-"""`everline lines`, `versions`, `rollback` and `log`: looking at a fleet and its logs."""
+"""`everline lines`, `versions`, `rollback`, `log` and `store`: looking at a fleet and its logs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from ...platform.rebuild import Rebuilt, rebuild
 from ...platform.repair import lost_end, repair
 from ...platform.restore_versions import restore_versions
 from ...platform.settings import Fleet, read_fleet
-from ...platform.tracking import prepare_tracking
+from ...platform.tracking import prepare_tracking, public, relocate
 from ...platform.versions import PINNED, Versions
 from ..console import ERR, OUT, fleet_option, json_option, progress, show_table, teller, user, write_json
 from . import log_clock, log_export, log_speed
@@ -225,6 +225,26 @@ def repair_log(line: str, accept_loss: bool, by: str, fleet_file: Path, json_fil
         OUT.print(f"  lost: records {first} to {last}", highlight=False)
     made = f"its manifest was made again from {', '.join(done.files)}" if done.files else "its manifest is whole"
     OUT.print(f"{line}: {done.records} records; {made}", highlight=False, soft_wrap=True)
+
+
+@click.group()
+def store() -> None:
+    """The place where a fleet keeps its logs and versions."""
+
+
+@store.command("relocate")
+@fleet_option
+@json_option
+def relocate_store(fleet_file: Path, json_file: Path | None) -> None:
+    """After a store was moved or copied: have MLflow's own pages and `models:/...` find the versions' files too.
+
+    everline itself finds them without. End what writes to the store before.
+    """
+    tracking = read_fleet(fleet_file).tracking
+    old, new = relocate(tracking)
+    write_json({"tracking": public(tracking), "from": old, "to": new}, json_file)
+    if str(json_file) != "-":
+        OUT.print(f"{old} -> {new}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _live(line: str, fleet: Fleet) -> dict[int, int]:

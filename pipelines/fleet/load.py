@@ -33,6 +33,7 @@ from ...platform.tracking import prepare_tracking
 from ...platform.versions import Versions
 from ..console import ERR, json_option, show_table, write_json
 from ..data.datasets import list_images
+from ..files import FilePath
 from ..options import ManyValues
 from .client import Client
 
@@ -63,7 +64,7 @@ class Moves:
 
 
 @click.command(cls=ManyValues)
-@click.option("--data", "folders", multiple=True, type=click.Path(path_type=Path), metavar="DIR...",
+@click.option("--data", "folders", multiple=True, type=FilePath(), metavar="DIR...",
     help="Folders of images to send; made-up ones without it.",
 )  # fmt: skip
 @click.option("--lines", "count_", type=click.IntRange(1, 64), default=8, show_default=True)

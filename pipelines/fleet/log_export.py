@@ -24,6 +24,7 @@ from ...platform.log import LogReader, has_log, line_folder
 from ...platform.record import SCHEMA, Record, plain_json
 from ...platform.settings import read_fleet
 from ..console import OUT, fleet_option, json_option, progress, write_json
+from ..files import FilePath
 
 GROUP_ROWS, GROUP_BYTES = 4096, 32 * 2**20  # of a Parquet row group, which is what is held in memory
 PART_BYTES = 512 * 2**20  # of images in a Parquet file
@@ -90,7 +91,7 @@ class Exported:
 @click.command("export")
 @click.argument("line")
 @fleet_option
-@click.option("--to", "out", type=click.Path(path_type=Path), required=True, help="A new folder; it appears whole.")
+@click.option("--to", "out", type=FilePath(), required=True, help="A new folder; it appears whole.")
 @click.option(
     "--format",
     "kind",
@@ -203,7 +204,7 @@ class Parquet(AbstractContextManager["Parquet"]):
     """records-<n>.parquet, n: the number of the first record in it; 512 MB of images each."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()  # Arrow takes a relative one such as `a:b` for an address
         self._rows: list[dict[str, Any]] = []
         self._bytes = self._part_bytes = 0
         self._file: pq.ParquetWriter | None = None

@@ -18,6 +18,7 @@ from ...platform.record import Record
 from ...platform.segment import encode
 from ...platform.volume import write_all
 from ..console import json_option, progress, show_table, write_json
+from ..files import FilePath
 
 MARKER = b"8 random"
 SEED = 0
@@ -45,9 +46,7 @@ class Step:
     "--batch", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Records of one append, one sync."
 )
 @click.option("--reads", type=click.IntRange(1, 10_000), default=32, show_default=True, help="Random images at once.")
-@click.option(
-    "--at", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="A folder on the disk in question."
-)
+@click.option("--at", type=FilePath(file_okay=False), default=Path(), help="A folder on the disk in question.")
 @json_option
 def speed(records: int, size: int, batch: int, reads: int, at: Path, json_file: Path | None) -> None:
     """Time a log made for this, beside a plain file that gets the same bytes with as many syncs."""

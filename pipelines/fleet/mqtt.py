@@ -19,8 +19,10 @@ import click
 
 from ...methods.errors import ConfigError, LineDown, LineStopped, NoSpace, StoreDown
 from ...platform.settings import read_fleet
+from ...platform.volume import expanded
 from ...platform.yamlfile import check_known, mapping, read_yaml
 from ..console import ERR, fleet_option, terminable
+from ..files import FilePath
 from .doorfile import codes, loopback, text
 from .station import MAX_CODE, Station, stations
 
@@ -71,7 +73,7 @@ class Broker:
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FilePath())
 @fleet_option
 def mqtt(file: Path, fleet_file: Path) -> None:
     """Inspect what comes as MQTT messages, as FILE says (YAML), until Ctrl-C.
@@ -277,7 +279,7 @@ def _topics(plain: Mapping[str, Any], who: str, base: Path) -> Topics:
         trigger=text(plain, "trigger", who),
         verdict=text(plain, "verdict", who),
         task=text(plain, "task", who, ""),
-        folder=base / folder if folder else None,
+        folder=base / expanded(folder) if folder else None,
         products=codes(plain, who),
     )
 
@@ -289,7 +291,7 @@ def _tls(plain: Any, file: Path) -> Mapping[str, str] | None:
         return {}
     names = mapping(plain, f"{file}: tls")
     check_known(names, ("ca", "certificate", "key"), f"{file}: tls")
-    return {name: str(file.parent / text(names, name, f"{file}: tls")) for name in names}
+    return {name: str(file.parent / expanded(text(names, name, f"{file}: tls"))) for name in names}
 
 
 def _context(files: Mapping[str, str]) -> ssl.SSLContext:

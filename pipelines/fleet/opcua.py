@@ -23,6 +23,7 @@ import click
 from ...methods.errors import ConfigError, ImageError, LineDown, NoSpace, StoreDown
 from ...platform.settings import read_fleet
 from ..console import ERR, fleet_option, terminable
+from ..files import FilePath
 from .opcua_file import Nodes, Plc, read_plc
 from .opcua_link import Link
 from .station import MAX_CODE, Station, stations
@@ -36,7 +37,7 @@ T = TypeVar("T")
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FilePath())
 @fleet_option
 def opcua(file: Path, fleet_file: Path) -> None:
     """Inspect what a PLC's OPC UA server says, as FILE says (YAML), until Ctrl-C.

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ...methods.errors import ConfigError
+from ...platform.volume import expanded
 from ...platform.yamlfile import check_known, mapping, read_yaml
 from .doorfile import codes, loopback, text
 from .opcua_link import Security, Server, check_node
@@ -92,7 +93,7 @@ def _security(plain: Any, file: Path) -> Security | None:
     who = f"{file}: security"
     names = mapping(plain, who)
     check_known(names, ("certificate", "key", "server"), who)
-    return Security(*(file.parent / text(names, name, who) for name in ("certificate", "key", "server")))
+    return Security(*(file.parent / expanded(text(names, name, who)) for name in ("certificate", "key", "server")))
 
 
 def _nodes(plain: Mapping[str, Any], who: str, base: Path) -> Nodes:
@@ -104,7 +105,7 @@ def _nodes(plain: Mapping[str, Any], who: str, base: Path) -> Nodes:
         except ConfigError as error:
             raise ConfigError(f"{who}: {error}") from error
     folder = text(plain, "folder", who, "")
-    nodes = Nodes(**named, folder=base / folder if folder else None, products=codes(plain, who))
+    nodes = Nodes(**named, folder=base / expanded(folder) if folder else None, products=codes(plain, who))
     if bool(nodes.id) != bool(nodes.done):
         raise ConfigError(f"{who}: `id` and `done` go together: what comes in `id` goes back in `done`.")
     if (nodes.reject or nodes.score) and not nodes.done:

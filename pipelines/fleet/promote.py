@@ -14,6 +14,7 @@ from ...platform.threads import threads
 from ...platform.tracking import prepare_tracking
 from ...platform.versions import Versions
 from ..console import OUT, fleet_option, json_option, progress, teller, write_json
+from ..files import FilePath
 from ..options import ManyValues, read_sources
 from .evidence import Chosen, from_folders, from_log, judge
 from .lines import ask_line
@@ -22,7 +23,7 @@ from .lines import ask_line
 @click.command(cls=ManyValues)
 @click.argument("line")
 @click.option(
-    "--data", "folders", multiple=True, type=click.Path(path_type=Path), metavar="DIR...",
+    "--data", "folders", multiple=True, type=FilePath(), metavar="DIR...",
     help="Folders in MVTec layout, whose test images are judged; else the line's own records that nobody learned.",
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Decide on fewer normal images than the promised rate needs.")

@@ -24,6 +24,7 @@ from ...platform.cluster import connect, disconnect
 from ...platform.settings import Fleet, parse_fleet
 from ...platform.tracking import prepare_tracking
 from ..console import ERR, launch, progress
+from ..files import FilePath
 from .client import Client
 from .made_parts import part
 
@@ -47,7 +48,7 @@ class Sent:
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs"), show_default=True, help="Folder.")
+@click.option("--out", type=FilePath(), default=Path("docs"), show_default=True, help="Folder.")
 @click.option(
     "--images",
     type=click.IntRange(100, 2000),

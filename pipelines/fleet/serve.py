@@ -17,6 +17,7 @@ from ...platform.cluster import address
 from ...platform.crew import STARTS
 from ...platform.settings import read_fleet
 from ..console import ERR, OUT, fleet_option
+from ..files import FilePath
 from .lines import connected, ready_for_lines
 
 
@@ -24,7 +25,7 @@ from .lines import connected, ready_for_lines
 @fleet_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, help="Port to listen on.")
-@click.option("--tokens", type=click.Path(path_type=Path), help="Who may change and teach: see `everline token`.")
+@click.option("--tokens", type=FilePath(), help="Who may change and teach: see `everline token`.")
 @click.option("--tokens-for-all", is_flag=True, help="Reading and inspecting need a token, too.")
 @click.option("--open", "open_to_all", is_flag=True, help="Whoever can reach it may change everything, without token.")
 @click.option("--rate", default=0.0, help="Requests a second of one token or address; 0: any number.")

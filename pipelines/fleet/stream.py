@@ -10,13 +10,14 @@ from ...platform.reach import Reach
 from ...platform.settings import read_fleet
 from ..console import ERR, OUT, fleet_option, json_option, progress, terminable, write_json
 from ..data.datasets import list_images
+from ..files import FilePath
 from .feed import feed
 from .lines import connected, ready_for_lines
 
 
 @click.command()
 @click.argument("line")
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=FilePath())
 @fleet_option
 @json_option
 def stream(line: str, source: Path, fleet_file: Path, json_file: Path | None) -> None:

@@ -5,13 +5,12 @@ from pathlib import Path
 import click
 
 from ...deploy.tokens import RIGHTS, make_token
+from ..files import FilePath
 
 
 @click.command()
 @click.argument("name")
-@click.option(
-    "--tokens", type=click.Path(path_type=Path), default="tokens.yaml", show_default=True, help="The file of tokens."
-)
+@click.option("--tokens", type=FilePath(), default="tokens.yaml", show_default=True, help="The file of tokens.")
 @click.option(
     "--may", type=click.Choice(RIGHTS), multiple=True, default=RIGHTS, help="A right, or several; all unless told."
 )

@@ -1,6 +1,7 @@
 """`everline up`, `down` and `status`: what runs is made equal to what the fleet file says."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +9,20 @@ import click
 
 from ...methods.errors import EverlineError
 from ...platform.actor import check_room
-from ...platform.changes import Change, changes
+from ...platform.changes import Change, astray, changes
 from ...platform.cluster import address, disconnect
-from ...platform.crew import Seen, carry_out, look
+from ...platform.crew import Seen, carry_out, look, look_elsewhere
 from ...platform.head import join, leave
 from ...platform.log import line_folder
 from ...platform.settings import Fleet, read_fleet
 from ...platform.trouble import read_trouble
 from ..console import ERR, OUT, fleet_option, json_option, show_table, terminable, write_json
+from ..files import FilePath
 from .lines import ready_for_lines
 
 DONE = {"start": "started", "restart": "started again", "stop": "stopped", "keep": "runs", "leave": "left alone"}
 COLUMNS = ("line", "state", "version", "records", "learned", "waiting", "dropped", "node")
-fleet_argument = click.argument("named", metavar="[FLEET.yaml]", type=click.Path(path_type=Path), required=False)
+fleet_argument = click.argument("named", metavar="[FLEET.yaml]", type=FilePath(), required=False)
 
 
 @click.command()
@@ -44,7 +46,7 @@ def up(named: Path | None, fleet_file: Path, dry_run: bool, json_file: Path | No
         try:
             if joined:
                 _say(f"started a Ray cluster on this machine ({address()}); `everline down` ends it with the lines")
-            plan = changes(fleet.lines, {} if joined is None else _running(fleet))
+            plan = changes(fleet.lines, {}) if joined is None else _plan(fleet)
             well = dry_run or carry_out(plan, fleet, lambda change, error: told.append(_tell(change, error)))
             if dry_run:
                 told = [_foreseen(change, fleet, joined is not None) for change in plan]
@@ -94,10 +96,13 @@ def status(named: Path | None, fleet_file: Path, json_file: Path | None) -> None
     """What runs of a fleet, and why the rest does not. Exit status 1: a line of the file does not run."""
     fleet = read_fleet(named or fleet_file)
     try:
-        seen = {} if join(start=False) is None else look(fleet.store, patience_s=5)
+        there = join(start=False) is not None
+        seen = look(fleet.store, patience_s=5) if there else {}
+        elsewhere = look_elsewhere(fleet) if there else []
     finally:
         disconnect()
     rows = [_state(name, fleet, seen.get(name)) for name in sorted({*fleet.lines, *seen})]
+    rows += [_state(name, fleet, one) for lines in elsewhere for name, one in lines.items()]
     write_json(rows, json_file)
     if str(json_file) != "-":
         show_table("lines", COLUMNS, [[row.get(column) for column in COLUMNS] for row in rows])
@@ -108,19 +113,29 @@ def status(named: Path | None, fleet_file: Path, json_file: Path | None) -> None
         raise SystemExit(1)
 
 
+def _plan(fleet: Fleet) -> list[Change]:
+    """First what was started from this file when it named another store: both may publish in the same MLflow."""
+    return [*_astray(fleet), *changes(fleet.lines, _running(fleet), fleet.places)]
+
+
+def _astray(fleet: Fleet) -> list[Change]:
+    every = [{name: one.running for name, one in lines.items()} for lines in look_elsewhere(fleet)]
+    return [change for running in every for change in astray(running)]
+
+
 def _running(fleet: Fleet) -> dict[str, Any]:
     return {name: one.running for name, one in look(fleet.store).items()}
 
 
 def _stops(lines: Sequence[str], fleet: Fleet) -> list[Change]:
     """A stop for each line that runs. Raises UnknownLine for a name that is neither in the file nor running."""
-    running = _running(fleet)
+    found = [*_astray(fleet), *changes({}, _running(fleet))]
     for name in lines:
-        if name not in running:
+        if name not in {change.line for change in found}:
             fleet.line(name)
             _say(f"{name}: does not run")
-    found = changes({}, {name: one for name, one in running.items() if not lines or name in lines})
-    return [Change(change.line, change.what, change.why if change.what == "leave" else "") for change in found]
+    chosen = [change for change in found if not lines or change.line in lines]
+    return [replace(change, why="") if change.what == "stop" and not change.store else change for change in chosen]
 
 
 def _foreseen(change: Change, fleet: Fleet, joined: bool) -> dict[str, Any]:
@@ -158,15 +173,19 @@ def _state(name: str, fleet: Fleet, seen: Seen | None) -> dict[str, Any]:
         error = read_trouble(line_folder(fleet.store, name)).error
         method = fleet.lines[name].method
         return {"line": name, "method": method, "state": "down", "problem": error and f"it failed last with: {error}"}
-    known = dict(seen.status)
+    known, places = dict(seen.status), seen.origin
     state = known.get("state", "lost")
     problem = known.get("problem", "")
     if state == "lost":
         problem = "its process does not answer; Ray starts it again as soon as a node has room for it"
+    elif places.get("store", str(fleet.store)) != str(fleet.store):
+        problem = f"it writes to another store than the file says, {places['store']}; `everline up` would end it"
     elif name not in fleet.lines:
         problem = problem or "it is not in the file; `everline up` would stop it"
     elif seen.settings != fleet.lines[name]:
         problem = problem or "it runs with other settings than the file's; `everline up` would change it"
+    elif any(places.get(one, where) != where for one, where in fleet.places.items()):
+        problem = problem or "it keeps its versions elsewhere than the file says; `everline up` would change it"
     return {
         **known,
         "line": name,

@@ -19,6 +19,7 @@ from ...methods.errors import ConfigError, DataError, ImageError, LineDown, Line
 from ...platform.settings import read_fleet
 from ..console import ERR, fleet_option, progress, terminable
 from ..data.datasets import SUFFIXES
+from ..files import FilePath
 from .station import Station, Unreadable, read_below, stations
 
 BACKLOG = 1000  # files that are looked after at a time; older ones come first
@@ -30,8 +31,8 @@ GONE_S = 600.0  # ... and the folder, before the command ends
 
 @click.command()
 @click.argument("line")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Append the verdicts to this file, not to stdout.")
+@click.argument("folder", type=FilePath())
+@click.option("--out", type=FilePath(), help="Append the verdicts to this file, not to stdout.")
 @click.option("--move", is_flag=True, help="Move each file to pass/, reject/, learning/ or error/ in FOLDER.")
 @click.option("--quiet", default=1.0, show_default=True, type=click.FloatRange(0, 3600), help="Seconds; see above.")
 @click.option("--poll", default=0.2, show_default=True, type=click.FloatRange(0.01, 3600), help="Seconds; see above.")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ...methods.errors import ConfigError, DataError
-from ..files import Whole
+from ..files import FilePath, Whole
 from .report import Table
 
 MARK = "tables"
@@ -22,7 +22,7 @@ def markdown_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help=f"The marks in that file: <!-- NAME --> and <!-- end of NAME -->.  [default: {MARK}]",
         ),
         click.option(
-            "--markdown", type=click.Path(path_type=Path, dir_okay=False),
+            "--markdown", type=FilePath(dir_okay=False),
             help="Write the tables to this file too, between its marks; a new file gets the marks.",
         ),
     ):  # fmt: skip

@@ -10,6 +10,7 @@ from rich.progress import Progress, TaskID
 
 from ..console import ERR, progress, show_blocks, teller
 from ..data.datasets import Task
+from ..files import FilePath
 from ..options import ManyValues, check_source, data_of, gather, read_sources, set_option, source_options
 from ..protocols.judging import Features, Told
 from ..protocols.trial import Trial
@@ -25,11 +26,9 @@ KEEP = 4 * 2**30  # bytes of features of one task, of all backbones: all its met
 
 
 @click.command(cls=ManyValues)
-@click.argument("plan_file", metavar="PLAN", type=click.Path(path_type=Path))
+@click.argument("plan_file", metavar="PLAN", type=FilePath())
 @source_options
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder for the records: PROTOCOL/METHOD.json."
-)
+@click.option("--out", type=FilePath(), required=True, help="Folder for the records: PROTOCOL/METHOD.json.")
 @set_option
 @click.option(
     "--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="CPU threads; times depend on them."

@@ -14,7 +14,7 @@ from ...methods.errors import UnknownName
 from ...methods.registry import METHODS
 from ..console import ERR, json_option, progress, teller
 from ..data.datasets import Task
-from ..files import Whole
+from ..files import FilePath, Whole
 from ..options import ManyValues, check_source, data_of, gather, read_sources, set_option, source_options
 from ..protocols.course import nowhere
 from ..protocols.judging import Judged, Told
@@ -55,7 +55,7 @@ class MethodName(click.ParamType):
 @click.option("--device", help="Where to compute: cpu, cuda, cuda:1, ...  [default: cpu]")
 @json_option
 @click.option(
-    "--scores", "scores_file", type=click.Path(path_type=Path, dir_okay=False),
+    "--scores", "scores_file", type=FilePath(dir_okay=False),
     help="Write image scores, labels, maps and masks (.npz), to recompute every figure from.",
 )  # fmt: skip
 @tracking_option

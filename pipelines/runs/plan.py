@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...methods.errors import ConfigError, UnknownName
+from ...platform.settings import with_home
 from ...platform.yamlfile import check_known, mapping, read_yaml
 from ..protocols.trial import Trial
 
@@ -51,7 +52,7 @@ def _trial(
     seeds = protocol.get("seeds", 1)
     if not isinstance(seeds, int) or isinstance(seeds, bool):
         raise ConfigError(f"{who}: seeds must be a whole number, got {seeds!r}.")
-    params = {**mapping(method.get("params") or {}, f"{who}: params"), **given}
+    params = {**with_home(mapping(method.get("params") or {}, f"{who}: params")), **given}
     try:
         return Trial(str(protocol.get("protocol", where)), str(method.get("method", name)), params, options, seeds)
     except ConfigError as error:

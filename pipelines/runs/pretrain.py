@@ -25,7 +25,7 @@ from ...methods.teacher import MAX_PICTURES
 from ..console import ERR, OUT, progress, teller
 from ..data.datasets import images_below
 from ..data.view import View
-from ..files import Whole
+from ..files import FilePath, Whole
 from ..options import ManyImages, images_option
 from .textures import textures
 
@@ -65,7 +65,7 @@ pretrain.add_command(textures)
     "Folders of images, searched with all folders below them. Many kinds of things make a good teacher; defects do no "
     "harm."
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The teacher file to make (safetensors).")
+@click.option("--out", type=FilePath(), required=True, help="The teacher file to make (safetensors).")
 @click.option(
     "--model", type=click.Choice(MODELS), default="small", show_default=True, help="Four or six convolutions."
 )

@@ -10,6 +10,7 @@ import click
 from ...methods.errors import ConfigError
 from ..console import progress, teller
 from ..data.datasets import Task
+from ..files import FilePath
 from ..protocols.course import Sink, nowhere
 from ..protocols.judging import Features, Told
 from ..protocols.trial import Trial
@@ -23,7 +24,7 @@ def beside_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --references and --work."""
     for option in (
         click.option(
-            "--work", type=click.Path(path_type=Path, file_okay=False),
+            "--work", type=FilePath(file_okay=False),
             help="Of continual: folder for finished steps; stopped, the same command goes on behind the last one.",
         ),
         click.option(

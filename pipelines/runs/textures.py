@@ -14,13 +14,13 @@ from ...methods.textures import MAX_BYTES, SIDES
 from ..console import progress
 from ..data.datasets import images_below
 from ..data.view import View
-from ..files import Whole
+from ..files import FilePath, Whole
 from ..options import ManyImages, images_option
 
 
 @click.command(cls=ManyImages)
 @images_option("Folders of pictures, such as the Describable Textures Dataset, searched with all folders below them.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The texture file to make (safetensors).")
+@click.option("--out", required=True, type=FilePath(), help="The texture file to make (safetensors).")
 @click.option("--size", type=click.IntRange(*SIDES), default=256, show_default=True, help="Side, in pixels.")
 @click.option(
     "--most",

@@ -1,6 +1,7 @@
 """`everline sweep`: which method, how much memory, which parameters; on this machine or on a Ray cluster."""
 
 import contextlib
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ import click
 from ...methods.errors import ConfigError, DataError, EverlineError
 from ..console import ERR, OUT, json_option, progress, show_blocks, terminable, write_json
 from ..data.datasets import Task
+from ..files import FilePath
 from ..options import MANY, ManyValues, check_source, gather, read_sources, set_option, source_options
 from ..protocols.protocols import PROTOCOLS
 from ..protocols.trial import is_file
@@ -26,6 +28,7 @@ from .place import Place, place_options
 from .record import COMPLETE, FAILED, HELD_OUT, TrialRecord
 from .settings import SweepSettings
 from .sweep import Sweep, begin, check_free, check_images, described, held, read_settings, write_settings
+from .tracked import store_of
 from .winner import line_and_task, propose_winner
 from .work import Job
 
@@ -62,15 +65,13 @@ class Many(ManyValues):
 @protocol_options(without=("memory",))
 @click.option("--device", help="Where trials compute: cpu, cuda.  [default: cuda with --gpus, else cpu]")
 @place_options
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help=f"Folder of the sweep.  [default: {FOLDER}/TIME]"
-)
+@click.option("--out", type=FilePath(file_okay=False), help=f"Folder of the sweep.  [default: {FOLDER}/TIME]")
 @click.option("--resume", is_flag=True, help="Go on with the sweep in --out; with --samples, with more of them.")
 @click.option("--publish", "line", metavar="LINE", help="Register the winner as LINE's candidate.")
 @click.option(
     "--fleet",
     "fleet_file",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     default=Path("fleet.yaml"),
     show_default=True,
     help="Of --publish: the fleet file.",
@@ -135,7 +136,9 @@ def conduct(
     command: of everline, that goes on with it where it is stopped. Raises KeyboardInterrupt once what was done by then
     is written; DataError where no trial was completed.
     """
-    again = f"everline {command} --resume --out {job.out}"
+    if resumed and tracking is not None and not _named("tracking"):
+        tracking = store_of(job.out, tracking)
+    again = f"everline {command} --resume --out {shlex.quote(str(job.out))}"
     with held(job.out), terminable():
         if not resumed:
             check_free(job.out)  # once more, now that nobody else can begin one here
@@ -169,6 +172,12 @@ def conduct(
             f"no trial was completed; the first error: {found.errors[0]['error'] if found.errors else '-'}"
         )
     return found
+
+
+def _named(option: str) -> bool:
+    """Whether the option was given, on the command line or by the environment."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not click.core.ParameterSource.DEFAULT
 
 
 def _begun(

@@ -15,6 +15,7 @@ import click
 from ...methods.errors import ConfigError, DataError, WeightsError
 from ...platform.cluster import connect, disconnect
 from ..data.datasets import Task
+from ..files import FilePath
 from ..protocols.trial import Trial
 from .conductor import Conductor
 from .features import Prepared, feature_key, prepare
@@ -149,7 +150,7 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
     made: Callable[..., Any] = placed
     for option in (
         click.option(
-            "--features", type=click.Path(path_type=Path, file_okay=False),
+            "--features", type=FilePath(file_okay=False),
             help="Folder for the backbone's features, to share with other sweeps.  [default: in --out]",
         ),
         click.option("--ray/--no-ray", default=True, help="Or one trial after the other, in this process."),

@@ -6,10 +6,11 @@
     kept.catch_up(records)         # what the store did not take
     kept.end(outcome, html, finished)
 
-OUT/tracked.json notes which run is the sweep's: {STORE: {"sweep", "parent"}}, STORE being a checksum of the address:
-another store has a sweep of its own. "sweep" is a name made up and noted before the first request, and a tag of the
-run. Which trials are there is asked of the store, once when the sweep begins and after each error: a trial's run has
-its key as a tag. So what MLflow took while nobody heard its answer is found again, and no trial is there twice.
+OUT/tracked.json notes which run is the sweep's: {STORE: {"sweep", "parent", "file"}}, STORE being a checksum of the
+address, which may hold a password; of a database file its path is noted too. Another store has a sweep of its own.
+"sweep" is a name made up and noted before the first request, and a tag of the run. Which trials are there is asked of
+the store, once when the sweep begins and after each error: a trial's run has its key as a tag. So what MLflow took
+while nobody heard its answer is found again, and no trial is there twice.
 """
 
 import json
@@ -20,9 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ...methods.errors import DataError, StoreError, TrackingError
+from ...methods.errors import ConfigError, DataError, StoreError, TrackingError
 from ...platform.runs import PARENT, add_run, begin_run, drop_run, end_run, resume_run, runs_with
-from ...platform.tracking import prepare_tracking
+from ...platform.tracking import prepare_tracking, public, sqlite_path, sqlite_uri
 from ..data.fingerprint import checksum
 from ..files import Whole
 from ..records.results import MAX_BYTES
@@ -136,29 +137,52 @@ class Tracked:
 
     def _noted(self) -> tuple[str, str]:
         """The sweep's name in this store, and the id of its run; "" for what there is not."""
-        noted = Row(self._notes().get(self._store, {"sweep": "", "parent": ""}), str(self.out / FILE))
+        noted = Row(_notes(self.out).get(self._store, {"sweep": "", "parent": ""}), str(self.out / FILE))
         return _id(noted, "sweep"), _id(noted, "parent")
 
     def _note(self, parent: str) -> None:
         own = {"sweep": self._name, "parent": parent}
+        if (file := sqlite_path(self.uri)) is not None:
+            own["file"] = str(file.absolute())
         with Whole(self.out / FILE) as half:
-            half.write_text(json.dumps({**self._notes(), self._store: own}, indent=1), "utf-8")
-
-    def _notes(self) -> dict[str, Any]:
-        """What is noted of all stores. Raises DataError for a file that is no such note."""
-        file = self.out / FILE
-        try:
-            if not file.is_file():
-                return {}
-            if file.stat().st_size > MAX_BYTES:
-                raise DataError(f"{file}: larger than {MAX_BYTES:,} bytes.")
-            return dict(Row(json.loads(file.read_text("utf-8")), str(file)).plain)
-        except (OSError, ValueError, RecursionError) as error:
-            raise DataError(f"{file}: not a note of what was tracked: {error}; delete it to record anew.") from error
+            half.write_text(json.dumps({**_notes(self.out), self._store: own}, indent=1), "utf-8")
 
     @property
     def _store(self) -> str:
         return checksum(self.uri)
+
+
+def store_of(out: Path, usual: str) -> str:
+    """Return the address of the store to go on in, where none was named: that of the sweep, from whatever folder.
+
+    Raises ConfigError where the sweep is in another store than the usual one, and only its user knows which.
+    """
+    notes = _notes(out)
+    if not notes or checksum(usual) in notes:
+        return usual
+    rows = [Row(note, str(out / FILE)).plain for note in notes.values()]
+    files = [Path(str(row["file"])) for row in rows if "file" in row]
+    there = [file for file in files if file.is_file()]
+    if there:
+        return sqlite_uri(there[-1])
+    known = f" (it was {files[-1]})" if files else ""
+    raise ConfigError(
+        f"{out}: the sweep is in another MLflow store than {public(usual)}{known}; name it with --tracking URI, or "
+        "give --tracking none."
+    )
+
+
+def _notes(out: Path) -> dict[str, Any]:
+    """What is noted of all stores. Raises DataError for a file that is no such note."""
+    file = out / FILE
+    try:
+        if not file.is_file():
+            return {}
+        if file.stat().st_size > MAX_BYTES:
+            raise DataError(f"{file}: larger than {MAX_BYTES:,} bytes.")
+        return dict(Row(json.loads(file.read_text("utf-8")), str(file)).plain)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file}: not a note of what was tracked: {error}; delete it to record anew.") from error
 
 
 @contextmanager

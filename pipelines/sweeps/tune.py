@@ -12,6 +12,7 @@ from ...methods.registry import build, method
 from ...platform.log import LogReader, has_log, line_folder
 from ...platform.settings import LineSettings, read_fleet
 from ..console import ERR, OUT, fleet_option, json_option, write_json
+from ..files import FilePath
 from ..runs.tracked import tracking_option
 from .command import FOLDER, conduct, data_at, sizes_of, words_of
 from .objectives import OBJECTIVES
@@ -53,7 +54,7 @@ METHODS = ("coreset", "padim", "subspace", "lemo")
 @click.option("--synthetic/--no-synthetic", default=True, help="Whether to make defects up where there are too few.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(file_okay=False),
     help=f"Folder of the sweep.  [default: {FOLDER}/LINE-TIME]",
 )
 @click.option("--resume", is_flag=True, help="Go on in --out, on the images that were taken from the log then.")

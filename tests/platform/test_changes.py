@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from everline.platform.changes import Change, Running, changes
+from everline.platform.changes import Change, Running, astray, changes
 from everline.platform.settings import LineSettings
 
 ONE, TWO = LineSettings(), LineSettings(method="lemo", queue=8)
@@ -49,3 +49,22 @@ def test_a_process_that_does_not_answer_is_replaced() -> None:
 def test_another_commands_line_is_left_alone() -> None:
     running = {"a": Running(TWO, detached=False), "b": Running(ONE, detached=False)}
     assert words(changes({"a": ONE}, running)) == [("a", "leave"), ("b", "leave")]
+
+
+def test_a_line_that_keeps_its_versions_elsewhere_is_started_again() -> None:
+    here = {"store": "/s", "tracking": "sqlite:////s/mlflow.db"}
+    assert words(changes({"a": ONE}, {"a": Running(ONE, places={"line": "a", **here})}, here)) == [("a", "keep")]
+    assert words(changes({"a": ONE}, {"a": Running(ONE)}, here)) == [("a", "keep")]  # of an older everline
+    (found,) = changes({"a": ONE}, {"a": Running(ONE, places={**here, "tracking": "http://m"})}, here)
+    assert (found.what, found.why) == ("restart", "tracking: http://m -> sqlite:////s/mlflow.db")
+
+
+def test_a_line_of_the_file_that_writes_to_the_store_of_before_is_stopped() -> None:
+    running = {
+        "a": Running(ONE, places={"store": "/old"}),
+        "b": Running(ONE, detached=False, places={"store": "/old"}),
+    }
+    ended, left = astray(running)
+    assert (ended.line, ended.what, ended.store) == ("a", "stop", "/old")
+    assert ended.why == "it writes to another store than the file says, /old"
+    assert (left.line, left.what) == ("b", "leave")

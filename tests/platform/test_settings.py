@@ -69,3 +69,18 @@ def test_an_unknown_line_is_told_the_known_ones(tmp_path: Path) -> None:
 
 def test_unknown_names_are_config_errors() -> None:
     assert issubclass(UnknownName, ConfigError)
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    line = {"method": "efficientad", "params": {"teacher": "~/t.safetensors"}}
+    own = {"store": "~/x", "tracking": "sqlite:///~/m.db", "artifacts": "~/files", "lines": {"a": line}}
+    fleet = parse_fleet(own, tmp_path)
+    assert (fleet.store, fleet.tracking) == (home / "x", f"sqlite:///{home}/m.db")
+    assert fleet.artifacts == (home / "files").as_uri()
+    assert fleet.line("a").params == {"teacher": f"{home}/t.safetensors"}
+    assert parse_fleet({"store": "s3://bucket/~x", "spool": "~/s", "lines": {"a": {}}}, tmp_path).spool == home / "s"
+    assert parse_fleet({"store": "./~x", "lines": {"a": {}}}, tmp_path).store == tmp_path / "~x"
+    with pytest.raises(ConfigError, match="no home folder is known for ~nobody-is-called-so; write"):
+        parse_fleet({"store": "~nobody-is-called-so/x", "lines": {"a": {}}}, tmp_path)

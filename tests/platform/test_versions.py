@@ -253,7 +253,7 @@ def test_a_failure_half_way_registers_nothing(mono: Versions, monkeypatch: pytes
         raise ConnectionResetError("artifact store went away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(mono._client, "log_artifacts", broken)
+        patch.setattr("mlflow.store.artifact.local_artifact_repo.LocalArtifactRepository.log_artifacts", broken)
         with pytest.raises(TrackingError, match="went away"):
             publish(mono, "a")
     assert mono.list() == []

@@ -79,6 +79,15 @@ def test_parquet_has_every_record_and_its_revision(fleet: Path) -> None:
     assert got[5]["revised_to"] is None and got[5]["threshold"] == 1.5 and got[12]["kind"] == "publish"
 
 
+def test_a_relative_folder_whose_name_looks_like_an_address_is_a_folder(
+    fleet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fleet.parent)
+    at = ["mono", "--fleet", "fleet.yaml", "--to", "s3:a?b/out"]
+    assert CliRunner().invoke(export, at, catch_exceptions=False).exit_code == 0
+    assert list((fleet.parent / "s3:a?b" / "out").glob("*.parquet"))
+
+
 def test_images_lie_beside_a_csv(fleet: Path) -> None:
     run(fleet, "out", "--format", "images")
     got = rows(fleet.parent / "out")

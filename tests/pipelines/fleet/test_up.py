@@ -157,6 +157,28 @@ def test_what_runs_is_made_equal_to_what_the_file_says(user: Any) -> None:
 
 
 @pytest.mark.slow
+def test_a_line_whose_store_was_changed_is_ended_where_it_was_and_started_where_it_is(joined: User) -> None:
+    joined.write(mono=LINE)
+    joined.types("up")
+    file = joined.folder / "fleet.yaml"
+    file.write_text(file.read_text().replace("store: store", "store: other"))
+    old = joined.folder / "store"
+    (lost, there) = joined.types("status", "--json", "-", code=1).json
+    assert (lost["state"], there["state"]) == ("down", "running")
+    assert there["problem"] == f"it writes to another store than the file says, {old}; `everline up` would end it"
+    why = f"(it writes to another store than the file says, {old})"
+    assert joined.types("up", "--dry-run").err == f"mono: stop {why}\nmono: start\n"
+    assert joined.types("up").err == f"mono: stopped {why}\nmono: started\n"
+    assert "nothing changed" in joined.types("up").err
+    file.write_text(file.read_text().replace("mlflow.db", "another.db"))
+    assert "mono: restart (tracking: sqlite:////" in joined.types("up", "--dry-run").err
+    file.write_text(file.read_text().replace("store: other", "store: third"))
+    assert joined.types("down").err.startswith(
+        f"mono: stopped (it writes to another store than the file says, {old.with_name('other')})"
+    )
+
+
+@pytest.mark.slow
 def test_an_operator_says_what_comes_and_what_it_was_though_the_image_is_gone(
     joined: User, parts: list[bytes], more_parts: list[bytes]
 ) -> None:

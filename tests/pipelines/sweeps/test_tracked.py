@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from everline.methods.errors import StoreError, TrackingError
+from everline.methods.errors import ConfigError, StoreError, TrackingError
 from everline.pipelines.records.continued import Continued
 from everline.pipelines.records.results import Result, read_result
 from everline.pipelines.sweeps import tracked as module
 from everline.pipelines.sweeps.record import Item, TrialRecord
-from everline.pipelines.sweeps.tracked import FILE, Tracked
+from everline.pipelines.sweeps.tracked import FILE, Tracked, store_of
 from everline.pipelines.sweeps.tracked_runs import of_trial_run
 from everline.platform.pictures import png
+from everline.platform.settings import default_tracking
 
 Made = Callable[..., Any]
 PICTURE = png(np.zeros((4, 4, 3), np.uint8))
@@ -158,13 +159,11 @@ def test_a_trial_whose_answer_was_lost_is_not_recorded_twice(
 def test_a_trial_that_is_there_in_part_is_recorded_anew(
     begun: Tracked, trial: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlflow import MlflowClient
-
     def killed(*given: Any, **more: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(MlflowClient, "log_artifacts", killed)
+        patched.setattr("mlflow.store.artifact.local_artifact_repo.LocalArtifactRepository.log_artifacts", killed)
         with pytest.raises(KeyboardInterrupt):
             begun.add(trial(0, 0))
     again(begun).catch_up([trial(0, 0)])
@@ -200,6 +199,22 @@ def test_another_store_has_a_sweep_of_its_own_and_the_first_is_found_again(
     back.begin()
     assert back.parent == begun.parent
     assert "sqlite" not in (begun.out / FILE).read_text("utf-8")  # an address may hold a password
+
+
+def test_what_is_resumed_in_another_folder_goes_on_in_its_own_store(begun: Tracked, tmp_path: Path) -> None:
+    elsewhere = default_tracking(tmp_path / "elsewhere" / "everline-data")
+    assert store_of(begun.out, begun.uri) == begun.uri
+    assert store_of(begun.out, elsewhere) == begun.uri
+    assert store_of(tmp_path / "not tracked", elsewhere) == elsewhere
+    (tmp_path / "mlflow.db").rename(tmp_path / "moved.db")
+    with pytest.raises(ConfigError, match=r"it was .*mlflow\.db\); name it with --tracking"):
+        store_of(begun.out, elsewhere)
+
+
+def test_a_store_whose_address_is_not_noted_has_to_be_named(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(json.dumps({"0" * 64: {"sweep": "a", "parent": "b"}}))
+    with pytest.raises(ConfigError, match="the sweep is in another MLflow store than"):
+        store_of(tmp_path, "sqlite:////here/mlflow.db")
 
 
 def test_two_sweeps_of_the_same_settings_are_two(begun: Tracked, tmp_path: Path) -> None:
