@@ -16,7 +16,8 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import LoggingConfig
 
 from ..methods.errors import ConfigError, PortInUse
-from ..platform.cluster import connect
+from ..platform.cluster import address, connect
+from ..platform.head import other_commands
 from ..platform.settings import Fleet
 from .app import Access, bind
 from .desk import RETRY_S
@@ -47,7 +48,9 @@ def start_server(
     connect()
     if _serve_runs():
         raise ConfigError(
-            "Ray Serve runs in this cluster already; end it with `serve shutdown`, or use `serve deploy`."
+            f"this Ray cluster ({address()}) has a server already, of {', '.join(_served()) or 'nothing yet'}. "
+            "For another fleet beside it set RAY_TMPDIR to another folder, for `everline up` and `everline serve`, "
+            "which then have a cluster of their own. `everline down` ends a server whose command was killed."
         )
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(ProxyLocation.HeadOnly, HTTPOptions(host=host, port=port), logging_config=QUIET)
@@ -68,6 +71,19 @@ def stop_server() -> None:
     while _serve_runs() and time.monotonic() < give_up:
         time.sleep(0.1)
     serve.shutdown()  # forgets the connection; ends what is left
+
+
+def end_orphan() -> bool:
+    """Ends a server of everline whose command is gone, by a kill perhaps; whether there was one. Ray is connected."""
+    if not _serve_runs() or other_commands() or set(_served()) != {APP}:
+        return False
+    stop_server()
+    return True
+
+
+def _served() -> list[str]:
+    """Names of Serve's applications in this cluster."""
+    return sorted(serve.status().applications)
 
 
 def check_port(host: str, port: int) -> None:

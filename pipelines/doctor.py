@@ -116,6 +116,43 @@ def check_cores() -> Finding:
     return Finding("cores", True, str(os.cpu_count()))
 
 
+def check_temp_folder() -> Finding:
+    from ..methods.errors import ConfigError
+    from ..platform import noted
+
+    folder = str(noted.temp_folder())
+    try:
+        noted.check_temp_folder()
+    except ConfigError as error:
+        return Finding("temporary folder", False, folder, str(error))
+    return Finding("temporary folder", True, folder)
+
+
+def check_token() -> Finding:
+    from ..methods.errors import ConfigError
+    from ..platform.ray_token import prepare_token
+
+    try:
+        prepare_token()
+    except ConfigError as error:
+        return Finding("Ray's token", False, "cannot be made", str(error))
+    return Finding("Ray's token", True, "its owner's alone")
+
+
+def check_cluster() -> Finding:
+    from ..methods.errors import LineDown
+    from ..platform.noted import noted
+
+    try:
+        found = noted()
+    except LineDown as error:
+        return Finding("Ray cluster", False, "does not answer", str(error))
+    if found is not None and found.owner:
+        mend = "set RAY_TMPDIR to a folder of your own"
+        return Finding("Ray cluster", False, f"{found.address}, of user {found.owner}", mend)
+    return Finding("Ray cluster", True, found.address if found else "none runs; `everline up` starts one")
+
+
 def check_port() -> Finding:
     with socket.socket() as probe:
         taken = probe.connect_ex(("127.0.0.1", 8000)) == 0
@@ -141,5 +178,8 @@ CHECKS = (
     check_cores,
     check_memory,
     check_disk,
+    check_temp_folder,
+    check_token,
+    check_cluster,
     check_port,
 )

@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,9 @@ def cli(verbose: bool) -> None:
 
 def main() -> None:
     """Runs a command; everline's own errors end it with one clear line (2: the call was wrong; 1: it failed)."""
-    if "RAY_ADDRESS" in os.environ and (Path.home() / ".ray" / "auth_token").is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported, and asks no one else
+    with suppress(OSError, RuntimeError):  # a home that may not be looked into, or none
+        if "RAY_ADDRESS" in os.environ and (Path.home() / ".ray" / "auth_token").is_file():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported, and asks no one else
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.exceptions.Abort:

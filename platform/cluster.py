@@ -9,6 +9,7 @@ import ray
 
 from ..methods.errors import ConfigError, LineDown
 from .actor import NAMESPACE
+from .noted import check_temp_folder, note, noted
 from .ray_token import prepare_token, require_token, require_token_mode
 
 MIB = 2**20
@@ -20,12 +21,12 @@ FOR_SERVE = {  # of a cluster's HTTP server: what stands in it, and the seconds 
 _connected = False  # whether `connect` connected this process to Ray, and `disconnect` is to end that
 
 
-def connect(own: bool = False, cpus: int | None = None) -> bool:
+def connect(own: bool = False, cpus: int | None = None, start: bool = True) -> bool:
     """Join a running cluster (RAY_ADDRESS, or one of this machine), else start one. True where it was started.
 
     own, or RAY_ADDRESS=local: always start one. cpus: of one that is started; lines, which reserve none, are content
-    with any number. A process that is connected to Ray already stays where it is. Raises LineDown where RAY_ADDRESS
-    leads nowhere, ConfigError where a cluster asks for no token.
+    with any number. start: else LineDown where none runs. A process that is connected to Ray stays where it is.
+    Raises LineDown where RAY_ADDRESS leads nowhere, ConfigError where a cluster asks for no token.
     """
     global _connected
     if ray.is_initialized():
@@ -35,16 +36,19 @@ def connect(own: bool = False, cpus: int | None = None) -> bool:
     require_token_mode()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # an actor without a GPU share keeps its view
     wanted = os.environ.get("RAY_ADDRESS", "auto")
-    if wanted != "local" and not own:
+    if wanted != "local" and not own and not (wanted == "auto" and start and _misled()):
         try:
             ray.init(address=wanted, namespace=NAMESPACE, **_quiet())
             _connected = True
         except (ConnectionError, RuntimeError, ValueError) as error:
             if wanted != "auto":
                 raise LineDown(f"no Ray cluster answers at RAY_ADDRESS={wanted}: {error}") from error
+            if not start:
+                raise LineDown(f"the Ray cluster of this machine lets nobody in: {error}") from error
         else:
             _stay_where_a_token_is_asked_for()
             return False
+    check_temp_folder()
     prepare_token()
     os.environ.update(FOR_SERVE | os.environ)
     ray.init(
@@ -77,6 +81,14 @@ def disconnect() -> None:
     if _connected and ray.is_initialized():
         ray.shutdown()
     _connected = False
+
+
+def _misled() -> bool:
+    """Whether Ray's note leads to another user's cluster, or to none: Ray would ask there for minutes."""
+    if not note().exists():
+        return False
+    found = noted()
+    return found is None or bool(found.owner)
 
 
 def _stay_where_a_token_is_asked_for() -> None:

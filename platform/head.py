@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +15,7 @@ import ray
 
 from ..methods.errors import LineDown
 from .cluster import FOR_SERVE, MIB, connect, disconnect
+from .noted import check_temp_folder, note, noted
 from .ray_token import prepare_token, require_token_mode
 
 log = logging.getLogger("everline.head")
@@ -29,17 +29,24 @@ def join(start: bool) -> bool | None:
     """Joins the cluster of RAY_ADDRESS, or the one that `ray start` began here; None where there is none.
 
     start: then one is started, which stays when this process ends; True if so. A cluster that another command began
-    for itself, and will end, is not joined. Raises LineDown where RAY_ADDRESS leads nowhere.
+    for itself, and will end, is not joined. Raises LineDown where RAY_ADDRESS leads nowhere, and where the cluster of
+    this machine is another user's, or does not answer.
     """
     if os.environ.get("RAY_ADDRESS", "auto") in ("", "auto", "local"):
         os.environ.pop("RAY_ADDRESS", None)
-        if _current() is None:
+        found = noted()
+        if found is None:
             if not start:
                 return None
             _start()
-            connect()
+            connect(start=False)
             return True
-    connect()
+        if found.owner:
+            raise LineDown(
+                f"the Ray cluster at {found.address}, which {note()} names, is of user {found.owner}; set RAY_TMPDIR "
+                "to a folder of your own, and everline has a cluster of yours there."
+            )
+    connect(start=False)
     return False
 
 
@@ -56,24 +63,10 @@ def leave() -> str:
     return busy
 
 
-def _current() -> str | None:
-    """The address that `ray start` left, if anybody answers there."""
-    try:
-        address = _note().read_text("utf-8").strip()
-        host, _, port = address.rpartition(":")
-        with closing(socket.create_connection((host, int(port)), timeout=2)):
-            return address
-    except (OSError, ValueError):
-        return None
-
-
-def _note() -> Path:
-    return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
-
-
 def _start() -> None:
     """`ray start --head` with this Python, a session of its own (Ctrl-C does not reach it) and a token at its door."""
     require_token_mode()
+    check_temp_folder()
     prepare_token()
     env = {**os.environ, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     env.setdefault("RAY_AUTH_MODE", "token")
@@ -142,12 +135,16 @@ def _others() -> str:
     named = ray.util.list_named_actors(all_namespaces=True)
     if named:
         return "others run in it: " + ", ".join(sorted(str(one["name"]) for one in named)[:8])
-    me = ray.get_runtime_context().get_job_id()
-    jobs = [job for job in ray._private.state.jobs() if not job["IsDead"] and job["JobID"] != me]
-    if jobs:
-        return "other commands use it: process " + ", ".join(str(job["DriverPid"]) for job in jobs[:8])
+    if commands := other_commands():
+        return "other commands use it: process " + ", ".join(map(str, commands[:8]))
     nodes = [node for node in ray.nodes() if node["Alive"]]
     return "" if len(nodes) == 1 else f"it has {len(nodes)} nodes"
+
+
+def other_commands() -> list[int]:
+    """Process ids of the other drivers that are connected to this cluster."""
+    me = ray.get_runtime_context().get_job_id()
+    return [job["DriverPid"] for job in ray._private.state.jobs() if not job["IsDead"] and job["JobID"] != me]
 
 
 def end_session(session: Path) -> None:
@@ -168,8 +165,8 @@ def end_session(session: Path) -> None:
     for process in alive:
         _signal(process, "kill")
     psutil.wait_procs(alive, END_S)
-    if _current() is None:
-        _note().unlink(missing_ok=True)
+    if noted() is None:
+        note().unlink(missing_ok=True)
 
 
 def _signal(process: psutil.Process, how: str) -> None:

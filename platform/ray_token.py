@@ -32,14 +32,19 @@ def require_token(address: str) -> None:
 
 def lets_anybody_in(address: str) -> bool:
     """Whether the head at `host:port` answers a request without a token."""
+    return asked(address) == "OK"  # else it asks for a token, or for a certificate
+
+
+def asked(address: str) -> str:
+    """Returns the name of gRPC's status with which the head at `host:port` answers a request without a token."""
     import grpc  # takes a moment to load
 
     with grpc.insecure_channel(address) as channel:
         try:
             channel.unary_unary(ALIVE)(b"", timeout=ASK_S)
-        except grpc.RpcError:  # it asks for a token, or for a certificate
-            return False
-    return True
+        except grpc.RpcError as error:
+            return str(error.code().name)
+    return "OK"
 
 
 def prepare_token() -> None:
@@ -57,7 +62,10 @@ def prepare_token() -> None:
             path.chmod(0o600)
             log.warning("%s: others could read Ray's token; now only its owner can.", path)
     except OSError as error:
-        raise ConfigError(f"{path}: Ray's token cannot be made or kept to its owner: {error.strerror}.") from error
+        raise ConfigError(
+            f"{path}: Ray's token cannot be made or kept to its owner: {error.strerror}; set RAY_AUTH_TOKEN_PATH to a "
+            "file in a folder of your own."
+        ) from error
 
 
 def _open_allowed() -> bool:

@@ -35,7 +35,7 @@ except ImportError as error:
 
 PASSWORD = "EVERLINE_MQTT_PASSWORD"  # noqa: S105 - the variable's name
 HELD = 16  # messages that are here without an acknowledgement; the broker keeps the others
-TAKEN_OVER = 0x8E  # why a broker disconnects, where it says so: another client has the same id
+TAKEN_OVER, UNSAID = 0x8E, 0x80  # why a broker disconnects: another client has the same id; it does not say
 SESSION_S = 86400  # that the broker keeps them while nobody is connected
 BACK_OFF_S = (1, 60)  # between two tries to connect
 PAUSE_S = 2.0  # while a line, or the broker, cannot take anything
@@ -99,7 +99,7 @@ class Gateway:
         """Raises ConfigError for certificates that cannot be read."""
         self.broker, self._stations = broker, there
         self._waiting: queue.Queue[_Message] = queue.Queue(HELD * 2)
-        self._published: dict[int, str] = {}  # message -> why the broker refuses it; empty: it has it
+        self._published: dict[int, str | None] = {}  # verdict -> why the broker refuses it; empty: it has it
         self._since, self._brief = 0.0, 0  # when it connected; connections that did not last, one after the other
         self._change = threading.Condition()
         self._ended = threading.Event()
@@ -181,13 +181,13 @@ class Gateway:
 
     def _refusal(self, topic: str, plain: dict[str, Any]) -> str | None:
         """Publishes; why the broker refuses it, empty: it has it, None: ended before."""
-        mid = self.client.publish(topic, json.dumps(plain, allow_nan=False), qos=1).mid
         with self._change:
-            while mid not in self._published:
-                if self._ended.is_set():
-                    return None
+            mid = self.client.publish(topic, json.dumps(plain, allow_nan=False), qos=1).mid
+            self._published[mid] = None
+            while (answer := self._published[mid]) is None and not self._ended.is_set():
                 self._change.wait(0.2)
-            return self._published.pop(mid)
+            del self._published[mid]
+            return answer
 
     def _connected(self, client: Any, _: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
@@ -206,7 +206,8 @@ class Gateway:
     def _disconnected(self, client: Any, _: Any, flags: Any, reason: Any, properties: Any) -> None:
         if self._ended.is_set():
             return
-        self._brief = self._brief + 1 if time.monotonic() - self._since < BRIEF_S else 0
+        brief = reason.value == UNSAID and time.monotonic() - self._since < BRIEF_S
+        self._brief = self._brief + 1 if brief else 0
         _say(f"disconnected: {reason}; tries again")
         if self._brief >= BRIEF or reason.value == TAKEN_OVER:
             id = self.broker.client
@@ -227,8 +228,11 @@ class Gateway:
 
     def _sent(self, client: Any, _: Any, mid: int, reason: Any, properties: Any) -> None:
         with self._change:
-            self._published[mid] = str(reason) if reason.is_failure else ""
-            self._change.notify_all()
+            if mid in self._published:
+                self._published[mid] = str(reason) if reason.is_failure else ""
+                self._change.notify_all()
+            elif reason.is_failure:
+                _say(f"the broker refuses what is published to {self.broker.state}: {reason}")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from ..console import ERR, fleet_option, terminable
 from ..files import FilePath
 from .opcua_file import Nodes, Plc, read_plc
 from .opcua_link import Link
-from .station import MAX_CODE, Station, stations
+from .station import MAX_CODE, Station, plain_path, stations
 
 PASSWORD = "EVERLINE_OPCUA_PASSWORD"  # noqa: S105 - the variable's name
 PAUSE_S = 2.0  # while a line cannot take anything
@@ -169,7 +169,8 @@ class _Worker:
             return self._station.inspect(image, name=part)
         if not isinstance(image, str):
             return self._station.refused(ImageError(f"{trigger} does not hold a path."), part)
-        return self._station.inspect_named(folder, image, name=f"{part} {Path(image).name}" if part else "")
+        name = f"{part} {Path(plain_path(image)).name}" if part else ""
+        return self._station.inspect_named(folder, image, name=name)
 
     async def _write(self, reply: dict[str, Any]) -> None:
         values: dict[str, Any] = {}

@@ -1,6 +1,7 @@
 """A session with an OPC UA server that comes back by itself: whoever reads or writes through it waits meanwhile."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -212,10 +213,11 @@ def resolved(names: Sequence[str], uris: Sequence[str], known: dict[int, str]) -
 def check_node(text: str) -> None:
     """Raises ConfigError for what is no node's id, such as `nsu=urn:plant;s=Part` or `ns=3;s=Part`."""
     try:
-        ua.NodeId.from_string(text)
+        found = ua.NodeId.from_string(text)
     except (ua.UaError, ValueError) as error:
         raise ConfigError(f"{text!r} is no node's id; one is nsu=URI;s=NAME, ns=3;s=NAME or ns=3;i=NUMBER.") from error
-    if text.lstrip().startswith("svr="):
+    parts = [part.partition("=")[0].strip() for part in re.split(r";[sigb]=", text)[0].split(";")]
+    if isinstance(found, ua.ExpandedNodeId) and (parts != ["nsu"] or not found.NamespaceUri):
         raise ConfigError(f"{text!r}: a node is one of this server, as nsu=URI;s=NAME.")
 
 

@@ -69,13 +69,13 @@ class Station:
     def inspect_named(self, root: Path, path: str, id: str = "", name: str = "") -> dict[str, Any]:
         """The same for a file that a trigger names, as machines write paths, and perhaps before the file is whole.
 
-        What fills a string of fixed length (NUL, blanks) and line ends are no part of it, and `\\` parts folders. The
-        file is waited for, up to two seconds; one that is no image, as long as it changes, and half a second.
+        The file is waited for, up to two seconds; one that is no image, as long as it changes, and half a second.
         """
-        path = path.split("\0")[0].strip().replace("\\", "/")
+        path = plain_path(path)
         until = time.monotonic() + WAIT_S
-        while not (root / path).exists() and time.monotonic() < until:
+        while _state(root / path) is None and time.monotonic() < until:
             time.sleep(POLL_S)
+        until = time.monotonic() + WAIT_S
         while True:
             before, reply = _state(root / path), self.inspect_below(root, path, id, name)
             if reply["verdict"] != "error" or reply["error"]["code"] != "bad_image":
@@ -91,7 +91,7 @@ class Station:
 
         Raises ConfigError for a code that stands for none, LineDown, ...
         """
-        code = code.strip()
+        code = plain_text(code)
         if len(code) > MAX_CODE:
             raise ConfigError(f"{self.name}: a code has at most {MAX_CODE} characters.")
         if self.products is not None and code not in self.products:
@@ -104,6 +104,16 @@ class Station:
         kinds: dict[type, str] = {Dropped: "dropped", ImageError: "bad_image"}  # as over HTTP
         kind = next((kind for of, kind in kinds.items() if isinstance(error, of)), "invalid")
         return {"line": self.name, "id": id, "verdict": "error", "error": {"code": kind, "message": str(error)}}
+
+
+def plain_text(text: str) -> str:
+    """Without what fills a machine's string of fixed length (NUL and what stands behind it, blanks), and line ends."""
+    return text.split("\0")[0].strip()
+
+
+def plain_path(text: str) -> str:
+    """The same of a path, in which `\\` may part folders."""
+    return plain_text(text).replace("\\", "/")
 
 
 @contextmanager

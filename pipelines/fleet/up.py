@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ...deploy.server import end_orphan
 from ...methods.errors import EverlineError
 from ...platform.actor import check_room
 from ...platform.changes import Change, astray, changes
@@ -79,6 +80,8 @@ def down(lines: tuple[str, ...], fleet_file: Path, json_file: Path | None) -> No
                 plan = _stops(lines, fleet)
                 well = carry_out(plan, fleet, lambda change, error: told.append(_tell(change, error)))
                 if not lines:
+                    if end_orphan():
+                        _say("a server whose command is gone has ended")
                     why = leave()
                     _say(f"the Ray cluster goes on: {why}" if why else "the Ray cluster has ended")
         finally:

@@ -95,6 +95,17 @@ def test_paths_are_read_as_machines_write_them(path: str, tmp_path: Path) -> Non
     assert line.ids == [image_id("a.png", b"good")]
 
 
+def test_a_path_that_is_too_long_is_an_error_of_its_image(tmp_path: Path) -> None:
+    one, _ = station()
+    assert one.inspect_named(tmp_path, "x" * 300)["error"]["code"] == "bad_image"
+
+
+def test_a_code_is_read_as_machines_write_it() -> None:
+    one, line = station({"17": "cap"})
+    assert one.switch("17\0\0\0")["task"] == one.switch(" 17\r\n")["task"] == "cap"
+    assert line.tasks == ["cap", "cap"]
+
+
 def test_a_path_with_backslashes_leads_nowhere_else(tmp_path: Path) -> None:
     (tmp_path / "day").mkdir()
     (tmp_path / "b.png").write_bytes(b"good")
