@@ -315,7 +315,7 @@ class LineActor:
             )
             log.error("%s", self._problem)
             self._line.writer.release()
-        elif why := self._line.broken or self._line.writer.failed:
+        elif why := self._line.unusable:
             log.error("line %s starts again: %s", self._name, why)
             trouble.failed(self._folder, StateError(why))
             os._exit(1)

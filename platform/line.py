@@ -156,7 +156,7 @@ class Line:
         self.writer = open_log(self.folder, waits, settings.spool_mib * 2**20)
         try:
             self.reader = LogReader(self.folder)
-            self.ids: dict[str, int] = self.reader.ids()
+            self.ids = self.reader.ids()
             self._clock, self._ages = (
                 WallClock(),
                 Ages.of(self.reader.times() if self.keep.days else (), self.keep.days),
@@ -245,6 +245,11 @@ class Line:
             self.ids[id] = record.seq
             self._features[record.seq] = features
         return _answer(self.name, record, duplicate=first is not None)
+
+    @property
+    def unusable(self) -> str:
+        """Why it must be started again before it can go on; empty: it need not."""
+        return self.broken or self.writer.failed or self.ids.failed
 
     @property
     def _holds(self) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 from ..methods.errors import ConfigError, Corrupt, NoSpace, SecondWriter, StoreDown, StoreError
 from . import segment, shard
 from .ages import CLOCK, Ages
+from .ids import Ids
 from .manifest import (
     KEPT,
     Manifest,
@@ -531,25 +532,19 @@ class LogReader:
         """Any records by number, in the order asked for. Raises ConfigError for a number that is not there."""
         return [self._one(seq) for seq in seqs]
 
-    def ids(self) -> dict[str, int]:
-        """Image id -> number of its record; only two columns are read."""
-        try:
-            return self._ids()
-        except FileNotFoundError:  # written again meanwhile
-            self.refresh()
-            return self._ids()
+    def ids(self) -> Ids:
+        """Image id -> number of its record; three columns are read."""
+        return self._again(lambda: Ids(self._ids))
+
+    def count(self, kind: str) -> int:
+        """How many records of a kind there are; two columns are read."""
+        return self._again(lambda: sum(1 for _ in self._sealed_of(kind))) + sum(r.kind == kind for r in self._tail)
 
     def of_kind(self, kind: str) -> Iterator[Record]:
         """The records of a kind, in order, without images; of the others one column is read."""
-        seqs = [
-            seq
-            for file in self.shards
-            for columns in file.columns("seq", "kind")
-            for seq, other in zip(columns["seq"], columns["kind"], strict=True)
-            if other == kind
-        ]
+        seqs, tail = self._again(lambda: (list(self._sealed_of(kind)), self._tail))
         yield from (replace(self._one(seq), image=None) for seq in seqs)
-        yield from (replace(record, image=None) for record in self._tail if record.kind == kind)
+        yield from (replace(record, image=None) for record in tail if record.kind == kind)
 
     def times(self) -> Iterator[tuple[int, str, int, dict[str, Any]]]:
         """Number, kind, time in ns, and data of the kind `clock`, from the first record on that has its image."""
@@ -561,24 +556,34 @@ class LogReader:
                     yield seq, kind, time_ns, self._one(seq).data if kind == CLOCK else {}
         yield from ((record.seq, record.kind, record.time_ns, record.data) for record in self._tail)
 
-    def _ids(self) -> dict[str, int]:
-        found: dict[str, int] = {}
+    def _ids(self) -> Iterator[tuple[str, int]]:
         for file in self.shards:
             for columns in file.columns("seq", "kind", "id"):
                 rows = zip(columns["seq"], columns["kind"], columns["id"], strict=True)
-                found.update((id, seq) for seq, kind, id in rows if kind == "image")
-        return found | {record.id: record.seq for record in self._tail if record.kind == "image"}
+                yield from ((id, seq) for seq, kind, id in rows if kind == "image")
+        yield from ((record.id, record.seq) for record in self._tail if record.kind == "image")
+
+    def _sealed_of(self, kind: str) -> Iterator[int]:
+        """Numbers of the records of a kind that are in shards."""
+        for file in self.shards:
+            for columns in file.columns("seq", "kind"):
+                rows = zip(columns["seq"], columns["kind"], strict=True)
+                yield from (seq for seq, other in rows if other == kind)
+
+    def _again(self, read: Callable[[], T]) -> T:
+        """What `read` returns, the second time where a shard was written again meanwhile."""
+        try:
+            return read()
+        except FileNotFoundError:
+            self.refresh()
+            return read()
 
     def _one(self, seq: int) -> Record:
         if not 0 <= seq < len(self):
             raise ConfigError(f"{self.folder}: no record {seq}; there are {len(self)}.")
         if seq >= self._sealed:
             return self._tail[seq - self._sealed]
-        try:
-            return self._shard_of(seq).record(seq)
-        except FileNotFoundError:  # written again meanwhile
-            self.refresh()
-            return self._shard_of(seq).record(seq)
+        return self._again(lambda: self._shard_of(seq).record(seq))
 
     def _shard_of(self, seq: int) -> ShardFile:
         return self.shards[bisect_right(self.shards, seq, key=lambda file: file.shard.first) - 1]
@@ -602,7 +607,7 @@ def verify(folder: Place, quick: bool = False) -> Verified:
     """
     problems: list[str] = []
     records = inspected = 0
-    ids: set[str] = set()
+    ids = Ids()
     try:
         reader = LogReader(folder)
         for _ in range(3):
@@ -618,12 +623,12 @@ def verify(folder: Place, quick: bool = False) -> Verified:
             records += 1
             if record.kind == "image":
                 inspected += 1
-                ids.add(record.id)
+                ids[record.id] = record.seq
     except (StoreError, OSError) as error:
         problems.append(str(error))
-    if len(ids) < inspected:
-        problems.append(f"{inspected - len(ids)} images are in it more than once")
-    return Verified(records, inspected, len(ids), not problems, problems)
+    if (unique := len(ids)) < inspected:
+        problems.append(f"{inspected - unique} images are in it more than once")
+    return Verified(records, inspected, unique, not problems, problems)
 
 
 def unnamed(folder: Place, manifest: Manifest, end: int) -> list[str]:

@@ -39,7 +39,7 @@ def lines(fleet_file: Path, json_file: Path | None) -> None:
                 "line": name,
                 "method": settings.method,
                 "records": len(reader),
-                "inspected": len(reader.ids()),
+                "inspected": reader.count("image"),
                 "version": Versions(fleet.tracking, name).current(),
             }
         )

@@ -1,16 +1,19 @@
 """An id that senders use again names each of their images."""
 
+import subprocess
+import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from textwrap import dedent
 
 import pytest
-from everline.methods.errors import UnknownImage
+from everline.methods.errors import StoreError, UnknownImage
 from everline.platform import log
-from everline.platform.ids import COMPARED, MAX_ID, numbered, which
+from everline.platform.ids import COMPARED, MAX_ID, Ids, numbered, which
 from everline.platform.line import Line
 from everline.platform.log import LogReader, verify
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from .lines import SETTINGS, STREAM, Shelf, die, png, send
@@ -91,3 +94,75 @@ def test_an_image_whose_bytes_were_dropped_is_still_recognised(
     assert line.writer.images_from > 3
     assert line.inspect(STREAM[2], "i2").duplicate
     assert line.inspect(STREAM[50], "i2").id == "i2#2"
+
+
+def apart(code: str) -> tuple[str, str]:
+    """What a process of its own that knows `Ids` writes to its outputs."""
+    whole = "import resource\nfrom everline.platform.ids import Ids\n" + dedent(code)
+    done = subprocess.run([sys.executable, "-c", whole], check=True, capture_output=True, text=True)
+    return done.stdout, done.stderr
+
+
+@settings(max_examples=30)
+@given(st.lists(st.text(max_size=2), max_size=30), st.integers(0, 30))
+def test_ids_on_the_disk_are_what_a_dictionary_of_them_would_be(sent: list[str], first: int) -> None:
+    pairs = [(id, seq) for seq, id in enumerate(sent)]
+    found = Ids(lambda: pairs[:first])
+    for id, seq in pairs[first:]:
+        found[id] = seq
+    wanted = dict(pairs)
+    assert found == wanted and len(found) == len(wanted)
+    assert found.get("another") is None and "\ud800" not in found
+
+
+def test_ids_take_some_mib_of_memory_however_many_there_are() -> None:
+    resident = "int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize() / 2**20"
+    grown, _ = apart(f"""
+        before = {resident}
+        found = Ids(lambda: ((f"part-{{n:060}}", n) for n in range(200_000)))
+        for n in range(200_000, 300_000):
+            found[f"part-{{n:060}}"] = n
+        assert found[f"part-{{7:060}}"] == 7 and found[f"part-{{299_999:060}}"] == 299_999
+        print({resident} - before)
+    """)
+    assert float(grown) < 20  # a dictionary: 60
+
+
+def test_ids_for_which_the_disk_has_no_room_stay_in_memory_and_a_warning_says_so() -> None:
+    out, said = apart("""
+        grown = Ids()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, 2**18))
+        pairs = {f"part-{n:060}": n for n in range(50_000)}
+        for id, seq in pairs.items():
+            grown[id] = seq
+        made = Ids(pairs.items)
+        made["another"] = 7
+        print(grown == pairs, made == {**pairs, "another": 7}, grown.failed + made.failed)
+    """)
+    assert out.split() == ["True", "True"]
+    assert said.count("image ids cannot be written to ") == 2  # each tells once
+
+
+def test_a_line_whose_ids_cannot_be_read_records_nothing_and_is_made_again_from_its_log(
+    opened: Callable[..., Line],
+) -> None:
+    shelf = Shelf()
+    line = opened(shelf)
+    send(line, 0, 12)
+    line.ids._db.close()  # as where the disk below it has died
+    records = line.writer.next_seq
+    with pytest.raises(StoreError, match=r"image ids .* cannot be read: .* Start the line again"):
+        line.inspect(STREAM[3], "i3")
+    assert line.writer.next_seq == records and line.unusable
+    die(line)
+    line = opened(shelf)
+    assert line.inspect(STREAM[3], "i3").duplicate and not line.unusable
+
+
+def test_what_is_not_the_disks_fault_is_said_as_it_is() -> None:
+    def pairs() -> Iterator[tuple[str, int]]:
+        yield "a", 0
+        raise FileNotFoundError("shard")
+
+    with pytest.raises(FileNotFoundError, match="shard"):
+        Ids(pairs)

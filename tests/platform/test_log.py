@@ -112,6 +112,7 @@ def test_a_whole_life(place: Place, opened: Callable[..., LogWriter]) -> None:
     assert reader.get([22, 0, 12, 5]) == writer.get([22, 0, 12, 5]) == [got[n] for n in (22, 0, 12, 5)]
     assert reader.ids() == {r.id: r.seq for r in got if r.kind == "image"}
     assert list(reader.of_kind("note")) == [got[2]]
+    assert (reader.count("image"), reader.count("note")) == (21, 1)
     assert verify(writer.folder) == log.Verified(23, 21, 21, True)
     writer.close()
     with opened() as writer:

@@ -1,6 +1,6 @@
 """Old images go and nothing else does: not a record, and no image that a recovery or a version still needs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,6 +167,21 @@ def test_readers_at_work_go_on(writer: LogWriter) -> None:
     assert [r.seq for r in got] == list(range(20)) and got[:5] == records[:5]
     assert [r.id for r in reader.get([17, 3])] == ["i17", "i3"]
     assert len(LogReader(writer.folder).ids()) == 80
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda log: log.count("image"), lambda log: len(log.ids()), lambda log: len(list(log.of_kind("image")))]
+)
+def test_what_readers_count_is_counted_again_where_shards_are_written_again_meanwhile(
+    writer: LogWriter, ask: Callable[[LogReader], int]
+) -> None:
+    filled(writer, 20)
+    reader = LogReader(writer.folder)
+    while writer.trim(Keep(records=1), ALL, 0):
+        pass
+    filled(writer, 60)
+    assert not (writer.folder / reader.shards[1].shard.file).exists()
+    assert ask(reader) == 80
 
 
 def test_old_files_stay_for_a_few_commits_and_then_go(writer: LogWriter) -> None:
