@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ..methods.errors import ConfigError, ImageError
 from .decoders import DECODERS
-from .image_structure import check_structure, check_tiff
+from .image_structure import check_structure, check_tiff, without_metadata
 
 Room = Callable[[int], AbstractContextManager[None]]  # of so many pixels, while they are decoded (decoders.py)
 MAX_NAME = 200  # characters of a file's name in an id
@@ -146,7 +146,7 @@ def _opened(data: bytes, max_bytes: int, max_pixels: int) -> Image.Image:
         raise ImageError(f"image: {len(data):,} bytes; at most {max_bytes:,} are accepted.")
     check_structure(data)
     with _quiet():
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(without_metadata(data)), formats=FORMATS)
     _check_header(image, max_pixels)
     return image
 
