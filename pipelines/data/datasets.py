@@ -19,6 +19,7 @@ from PIL import Image
 
 from ...methods.errors import ConfigError, DataError, ImageError
 from ...platform.images import decode
+from ...platform.names import nfc, on_disk
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 HALF = 127  # a mask of black and white is white above it
@@ -55,7 +56,7 @@ class Task:
 
 def stem_mask(truth: Path, image: Path) -> tuple[Path, ...]:
     """The mask STEM_mask.png, in the folder `truth`, of a defective image. Raises DataError where it is missing."""
-    mask = truth / f"{image.stem}_mask.png"
+    mask = on_disk(truth / f"{image.stem}_mask.png")
     if not mask.is_file():
         raise DataError(f"{image}: its mask {mask} is missing; give one for every defect, or no ground_truth at all.")
     return (mask,)
@@ -189,9 +190,10 @@ def checked_task(name: str, root: Path, train: Sequence[Path], test: Sequence[Sa
 
 def there(file: Path, where: object) -> Path:
     """The file. Raises DataError, naming what asks for it, where it is missing."""
-    if not file.is_file():
+    found = on_disk(file)
+    if not found.is_file():
         raise DataError(f"{where}: the file {file} is missing.")
-    return file
+    return found
 
 
 def folder_images(folder: Path) -> list[Path]:
@@ -199,7 +201,7 @@ def folder_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     files = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
-    return sorted((p for p in files if p.is_file()), key=lambda p: p.name)
+    return sorted((p for p in files if p.is_file()), key=lambda p: nfc(p.name))
 
 
 def images_below(folders: Iterable[Path]) -> list[Path]:
@@ -224,7 +226,7 @@ def _below(folder: Path) -> Iterator[Path]:
         raise DataError(f"{error.filename}: the folder cannot be read ({error.strerror}).") from error
 
     for here, inner, _ in os.walk(folder, onerror=unreadable):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        inner[:] = sorted((name for name in inner if not name.startswith(".")), key=nfc)
         yield from folder_images(Path(here))
 
 
@@ -232,7 +234,7 @@ def folders_in(folder: Path) -> list[str]:
     """Names of the folders in a folder, sorted; hidden ones are none, and there are none in no folder."""
     if not folder.is_dir():
         return []
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted((p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=nfc)
 
 
 def seen(folder: Path, most: int = 8) -> str:

@@ -16,6 +16,11 @@ def test_a_small_file_is_enough(tmp_path: Path) -> None:
     assert fleet.line("a").false_reject_rate == 0.01
 
 
+def test_a_mark_at_the_beginning_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "fleet.yaml").write_bytes(b"\xef\xbb\xbflines: {a: {method: padim}}\n")
+    assert list(read_fleet(tmp_path / "fleet.yaml").lines) == ["a"]
+
+
 def test_the_defaults_of_the_defaults(tmp_path: Path) -> None:
     fleet = parse_fleet({"lines": {"a": None}}, tmp_path)
     assert fleet.line("a").method == "coreset"

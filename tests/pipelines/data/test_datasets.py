@@ -17,6 +17,7 @@ from everline.pipelines.data.datasets import (
     read_mask,
     split_stream,
 )
+from everline.pipelines.data.fingerprint import fingerprint
 from PIL import Image
 
 
@@ -61,6 +62,18 @@ def test_other_files_and_hidden_ones_are_passed_over(tmp_path: Path) -> None:
     (root / "test/.cache").mkdir()
     (root / "train/good/folder.png").mkdir()
     assert len(read_folder(root).train) == 3 and len(read_folder(root).test) == 3
+
+
+def test_a_copy_whose_names_have_another_form_is_the_same_task(tmp_path: Path) -> None:
+    prints = []
+    for name in ("K\u00e4se", "Ka\u0308se"):
+        root = tree(tmp_path / name / "bolt")
+        for file in ("Kaa", "Kzz", name):
+            put(root / "train/good" / f"{file}.png")
+        task = read_folder(root)
+        assert [path.stem for path in task.train] == ["Kaa", "Kzz", name, "a", "b", "c"]
+        prints.append(fingerprint(task))
+    assert prints[0] == prints[1]
 
 
 def test_links_are_followed_and_keep_their_name(tmp_path: Path) -> None:
