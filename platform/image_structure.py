@@ -26,7 +26,7 @@ _TURNS = (b"XML:com.adobe.xmp", b"Raw profile type exif")  # of a PNG's texts: t
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _PLAIN = (1, 2, 6, 7)  # types of a TIFF's values that are read as bytes
 _WHOLE = {3: 2, 4: 4, 16: 8}  # types of whole numbers: their bytes
-_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
+_WIDTH, _HEIGHT, _BITS, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 258, 322, 323
 
 
 def check_structure(data: bytes) -> None:
@@ -49,6 +49,8 @@ def check_tiff(data: bytes) -> None:
             raise ImageError(
                 f"image: a TIFF whose tag {tag.number} has {tag.count:,} values, more than {MAX_VALUES:,}."
             )
+        if tag.number == _BITS and 8 < tag.value < 16 and not (tag.value == 12 and data.startswith(b"II")):
+            raise ImageError(f"image: a TIFF of {tag.value} bits a pixel, packed; save it with 16.")
         if tag.number in sides:
             sides[tag.number] = max(sides[tag.number], tag.value)
     tile = sides[_TILE_WIDTH] * sides[_TILE_HEIGHT]
@@ -89,19 +91,26 @@ def _whole(order: str, kind: int, values: int, raw: bytes) -> int:
     return int.from_bytes(raw[:size], "little" if order == "<" else "big")
 
 
-def _check_png(data: bytes) -> None:
-    at, pixels, others = 8, 0, 0
+def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield kind, start and end of a PNG's chunks up to its last; one that is cut off ends behind the file."""
+    at = 8
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
+        yield kind, at, at + 12 + length
+        if kind == b"IEND":
+            return
         at += 12 + length
+
+
+def _check_png(data: bytes) -> None:
+    pixels, others = 0, 0
+    for kind, _, _ in chunks(data):
         pixels, others = (pixels + 1, others) if kind == b"IDAT" else (pixels, others + 1)
         if pixels > MAX_PIXEL_CHUNKS or others > MAX_PIECES:
             raise ImageError(
                 f"image: a PNG of more than {MAX_PIXEL_CHUNKS:,} chunks of pixels, or {MAX_PIECES:,} others; "
                 "save it again with another program."
             )
-        if kind == b"IEND":
-            return
 
 
 def without_metadata(data: bytes) -> bytes:
@@ -112,21 +121,16 @@ def without_metadata(data: bytes) -> bytes:
     """
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return data
-    kept, start, at, room = [], 0, 8, MAX_TEXT  # start: of what is kept next
-    while at + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        end = at + 12 + length
-        if end > len(data):
-            break
-        needed = kind != b"iCCP"
-        if kind in _TEXTS:
-            size = _text_size(kind, data[at + 8 : end - 4], room)
+    kept, behind, room = [], 0, MAX_TEXT  # behind: the end of what was looked at last, and left out
+    for kind, start, end in chunks(data):
+        needed = kind != b"iCCP" or end > len(data)
+        if kind in _TEXTS and end <= len(data):
+            size = _text_size(kind, data[start + 8 : end - 4], room)
             needed, room = 0 < size <= room, room - size
         if not needed:
-            kept.append(data[start:at])
-            start = end
-        at = end
-    return b"".join([*kept, data[start:]]) if kept else data
+            kept.append(data[behind:start])
+            behind = end
+    return b"".join([*kept, data[behind:]]) if kept else data
 
 
 def _text_size(kind: bytes, body: bytes, most: int) -> int:

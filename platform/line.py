@@ -33,10 +33,11 @@ from ..methods.errors import (
 from ..methods.registry import restore
 from .calibration import Calibration
 from .checkpoints import Checkpoints
+from .depth import Unused
 from .drift import moments
 from .due import Waiting
 from .fold import Fold, Publish
-from .images import MAX_PIXELS, prepare
+from .images import Views, prepare, views
 from .log import LogReader, line_folder
 from .online import DEFECT, LABELS, OK, InForce
 from .ownjudge import SYNTHETIC, Question
@@ -54,7 +55,7 @@ log = logging.getLogger("everline.line")
 MAX_ID = 256  # characters, also of who gave a word
 MAX_TASK = 64
 UNKNOWN = "unknown:"  # before the id of an image whose sender is not known
-EMBEDDING = ("size", "backbone", "weights", "strides")  # parameters that decide what `embed` returns
+EMBEDDING = ("size", "bits", "backbone", "weights", "strides")  # parameters that decide what `embed` returns
 RETRY_S = 10.0  # at least, between two times that MLflow is asked while it does not answer
 RETRY_SHARE = 20  # ... and so many times as long as it took to fail: images wait for it 5 % of the time at most
 CATCH_UP_S = 2.0  # after an outage: what waits goes out for so long before the next image has its turn
@@ -101,16 +102,16 @@ class Inspection:
     duplicate: bool = False  # the id was in the log already: it is not learned again
 
 
-def seen(detector: Detector, data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Tensor, list[float]]:
-    """An encoded image -> its features (1, C, h, w), and the numbers by which a drift is seen (platform/drift.py)."""
-    pixels = prepare(data, detector.size, max_pixels=max_pixels)
+def seen(detector: Detector, image: Views) -> tuple[Tensor, list[float]]:
+    """A decoded image -> its features (1, C, h, w), and the numbers by which a drift is seen (platform/drift.py)."""
+    pixels = image.squares[detector.size]
     features = detector.embed(pixels[None])
     return features, moments(pixels, features)
 
 
 def embed_image(detector: Detector, data: bytes) -> Tensor:
     """An encoded image -> its features (1, C, h, w). One at a time, so that a replay gives equal bits."""
-    return detector.embed(prepare(data, detector.size)[None])
+    return detector.embed(prepare(data, detector.size, bits=detector.bits)[None])
 
 
 class Scorer:
@@ -151,6 +152,7 @@ class Line:
         torch.set_num_threads(settings.threads)
         self.name, self.settings, self.versions = name, settings, versions
         self.folder = line_folder(store, name)
+        self.unused = Unused(f"line {name}")
         self.keep = Keep(settings.keep_days, settings.keep_images, round(settings.keep_gib * 2**30))
         waits = spool and spool_folder(spool, store, name)
         self.writer = open_log(self.folder, waits, settings.spool_mib * 2**20)
@@ -445,6 +447,7 @@ class Line:
             "epoch": self.writer.epoch,
             "drift": self.fold.watch.status(),
             "held": "; ".join(self.fold.held["reasons"]) if self.fold.held else None,
+            "advice": self.unused.advice or None,
         }
 
     def digest(self) -> str:
@@ -461,7 +464,10 @@ class Line:
             self.writer.close()
 
     def _judge(self, data: bytes) -> tuple[Tensor, list[float], dict[str, Any] | None]:
-        features, numbers = seen(self.fold.learner, data, self.settings.max_pixels)
+        learner = self.fold.learner
+        image = views(data, (learner.size,), bits=learner.bits, strict=True, max_pixels=self.settings.max_pixels)
+        self.unused.see(image.unsure)
+        features, numbers = seen(learner, image)
         return features, numbers, self._judged_here(features, data)
 
     def _judged_here(self, features: Tensor, data: bytes) -> dict[str, Any] | None:
@@ -637,7 +643,7 @@ class Line:
             if record.image is None:
                 return None
             detector = self.fold.learner
-            pixels = prepare(record.image, detector.size)
+            pixels = prepare(record.image, detector.size, bits=detector.bits)
             if question.kind == SYNTHETIC:
                 pixels = spoiled(pixels, question.number)[0]
             return detector.embed(pixels[None])

@@ -48,6 +48,7 @@ class MethodName(click.ParamType):
 @set_option
 @click.option("--backbone", help="Short for --set backbone=NAME.")
 @click.option("--size", type=int, help="Side of the images, in pixels.  [default: 224]")
+@click.option("--bits", type=int, help="Bits in use in images of 16-bit files.  [default: as the file says, else 16]")
 @click.option("--seed", type=int, help="Seed of the method and of the stream's order.  [default: 0]")
 @click.option("--seeds", type=click.IntRange(1, 1000), default=1, help="Run with so many seeds, from --seed on.")
 @protocol_options()
@@ -68,6 +69,7 @@ def evaluate(
     settings: tuple[str, ...],
     backbone: str | None,
     size: int | None,
+    bits: int | None,
     seed: int | None,
     seeds: int,
     device: str | None,
@@ -92,7 +94,7 @@ def evaluate(
     each task and joint models are run, to tell how much is lost (--references none: without).
     """
     check_source(folders, dataset, root)
-    given = gather(settings, {"backbone": backbone, "size": size, "seed": seed, "device": device})
+    given = gather(settings, {"backbone": backbone, "size": size, "bits": bits, "seed": seed, "device": device})
     trial = Trial(protocol, method, given, options, seeds)  # what is wrong ends it here, before anything is read
     check_together(trial, references, work)
     tasks = read_sources(folders, dataset, root)
