@@ -2,7 +2,7 @@
 
     TASK/train/good/*                          normal images to learn from
     TASK/test/good/*, TASK/test/TYPE/*         images to judge; every TYPE but good is a kind of defect
-    TASK/ground_truth/TYPE/STEM_mask.png       optional: where the defect is (above half is defect)
+    TASK/ground_truth/TYPE/STEM_mask.png       optional: where the defect is (masks.py)
 
 Everything is sorted by name, so that an order depends on the names and a seed alone.
 """
@@ -14,15 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from ...methods.errors import ConfigError, DataError, ImageError
-from ...platform.images import decode
+from ...methods.errors import ConfigError, DataError
 from ...platform.names import nfc, on_disk
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-HALF = 127  # a mask of black and white is white above it
+HALF = 127  # a grey mask shows the defect above it
 LAYOUT = "expected train/good, test/good, test/TYPE with images; ground_truth/TYPE with masks if there are any"
 
 
@@ -30,7 +27,8 @@ LAYOUT = "expected train/good, test/good, test/TYPE with images; ground_truth/TY
 class Sample:
     """One image with what is known of it.
 
-    masks: pictures of where the defect is, none where there are none; it is where any of them is above `above`.
+    masks: pictures of where the defect is, none where there are none; it is where any of them says so (masks.py).
+    above: 0 where all that is not 0 in them is a defect.
     """
 
     path: Path
@@ -85,20 +83,6 @@ def read_folder(
         if not found:
             raise DataError(f"{root}: no images under {what}; {LAYOUT}; found {seen(root)}.")
     return Task(root.name, tuple(train), tuple(test))
-
-
-def read_mask(path: Path, size: int, above: int = HALF) -> NDArray[np.bool_]:
-    """A mask as bool (size, size): above half (or another value) in the picture, after nearest-neighbour resizing.
-
-    Raises DataError where it cannot be read, and where it is not black and white (0/1 saved as such, for one).
-    """
-    try:
-        values = decode(path.read_bytes()).max(axis=2)
-    except (OSError, ImageError) as error:
-        raise DataError(f"{path}: the mask cannot be read: {error}") from error
-    if 0 < values.max() <= above:
-        raise DataError(f"{path}: a mask is 0 (good) and 255 (defect); the largest value here is {values.max()}.")
-    return np.asarray(Image.fromarray(values).resize((size, size), Image.Resampling.NEAREST)) > above
 
 
 def list_images(source: Path | str) -> list[Path]:

@@ -11,7 +11,8 @@ from torch import Tensor
 from ...methods.errors import ConfigError, DataError, ImageError
 from ...platform.depth import Unused
 from ...platform.images import views
-from .datasets import HALF, read_mask
+from .datasets import HALF
+from .masks import read_mask
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ class View:
         picture: Tensor = self._middle(found.squares[whole])
         return picture
 
-    def mask(self, path: Path, above: int = HALF) -> NDArray[np.bool_]:
+    def mask(self, path: Path, above: int = HALF, image: Path | None = None) -> NDArray[np.bool_]:
         """bool (size, size); see `read_mask`, also for the errors."""
-        return self._middle(read_mask(path, self.crop or self.size, above))
+        return self._middle(read_mask(path, self.crop or self.size, above, image))
 
     def _middle(self, array: Any) -> Any:
         """The middle of the last two axes of a tensor or an array."""

@@ -275,7 +275,7 @@ class Panel:
         if masks is not None:
             for n, sample in enumerate(samples):
                 for file in sample.masks:
-                    masks[n] |= view.mask(file, sample.above)
+                    masks[n] |= view.mask(file, sample.above, sample.path)
         return cls(tuple(samples), names, labels, masks)
 
     def part(self, start: int, end: int) -> "Panel":

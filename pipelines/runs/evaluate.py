@@ -14,6 +14,7 @@ from ...methods.errors import UnknownName
 from ...methods.registry import METHODS
 from ..console import ERR, json_option, progress, teller
 from ..data.datasets import Task
+from ..data.masks import check_masks
 from ..files import Whole
 from ..options import ManyValues, check_source, data_of, gather, read_sources, set_option, source_options
 from ..protocols.course import nowhere
@@ -98,6 +99,8 @@ def evaluate(
     trial = Trial(protocol, method, given, options, seeds)  # what is wrong ends it here, before anything is read
     check_together(trial, references, work)
     tasks = read_sources(folders, dataset, root)
+    for task in tasks:
+        check_masks(task.name, task.test)
     to_stdout = str(json_file) == "-"
     with ExitStack() as files:  # what cannot be written ends it here, not after an hour
         record = files.enter_context(Whole(json_file)) if json_file and not to_stdout else None

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from everline.methods.errors import ConfigError, DataError, StoreError
-from everline.pipelines.data.datasets import read_folder, read_mask
+from everline.pipelines.data.datasets import read_folder
+from everline.pipelines.data.masks import read_mask
 from everline.pipelines.sweeps import own_log
 from everline.pipelines.sweeps.own_labels import read_labels
 from everline.pipelines.sweeps.own_log import LogTask, export, reopen
