@@ -85,7 +85,8 @@ def test_what_a_file_says_of_its_bits_counts(data: bytes) -> None:
 
 @pytest.mark.parametrize("sbit", [8, 10, 12, 14])
 def test_values_that_were_scaled_up_as_png_wants_it_stay_so_however_dark(sbit: int) -> None:
-    deep = (np.arange(1 << sbit, dtype=np.uint64) * 65535 // ((1 << sbit) - 1)).astype(np.uint16)
+    deep = (np.arange(1 << sbit, dtype=np.uint64) * 65535 + (1 << sbit - 1)) // ((1 << sbit) - 1)
+    deep = deep.astype(np.uint16)
     want = np.round(deep / 257).astype(np.uint8)
     for part in (len(deep), len(deep) // 16, 1):  # all levels, the lowest sixteenth, black
         got = decode(png(deep[:part].reshape(1, -1), sbit))
