@@ -153,6 +153,7 @@ class State(BaseModel):
     serving_version: int | None = Field(default=None, description="the version that this replica judges with")
     threshold: float | None = None
     calibrated: bool | None = None
+    advice: str | None = Field(default=None, description="what its images suggest, such as a setting `bits`")
 
 
 class States(BaseModel):

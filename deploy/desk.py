@@ -128,7 +128,8 @@ class Desk:
         counter = self._counter(line)
         status = await self._ask(line, "status")
         serving = counter.scorer.version if counter.scorer else None
-        return {"state": "running", **status, "serving_version": serving}
+        advice = {"advice": counter.unused.advice} if counter.unused.advice else {}
+        return {"state": "running", **status, "serving_version": serving, **advice}
 
     async def versions(self, line: str) -> list[dict[str, Any]]:
         """The line's versions, newest first. Raises UnknownLine, TrackingError."""
@@ -166,7 +167,8 @@ class Desk:
 
     async def small(self, line: str, id: str, side: int) -> Any:
         """A logged image as uint8 (h, w, 3), no side above `side`. Raises as `image`, and ServerBusy."""
-        return (await self._views(line, await self.image(line, id), MAX_PIXELS, side=side)).picture
+        bits = self._counter(line).embedder.bits
+        return (await self._views(line, await self.image(line, id), MAX_PIXELS, side=side, bits=bits)).picture
 
     async def feedback(self, line: str, id: str, label: str, by: str) -> dict[str, Any]:
         """What a person says of an image, as a record. Raises UnknownLine, UnknownImage, ConfigError, LineDown."""
@@ -194,7 +196,9 @@ class Desk:
     async def _seen(self, counter: Counter, data: bytes, want_map: str) -> Seen:
         """Features and verdict of an encoded image. Raises ImageError, ServerBusy."""
         most = self.fleet.line(counter.name).max_pixels
-        found = await self._views(counter.name, data, most, **wanted(counter, True, want_map == "overlay"))
+        what = wanted(counter, True, want_map == "overlay")
+        found = await self._views(counter.name, data, most, strict=True, **what)
+        counter.unused.see(found.unsure)
         job = Job(counter, data, found, want_map)
         self._waiting.put(job)
         self._compute.submit(self._waiting.work)

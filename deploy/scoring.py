@@ -22,8 +22,9 @@ from torch import Tensor
 from ..methods.backbones import Backbone
 from ..methods.detector import Detector, FeatureDetector
 from ..methods.errors import TrackingError, UnknownVersion
+from ..platform.depth import Unused
 from ..platform.drift import moments
-from ..platform.images import Views, views
+from ..platform.images import Views, prepare
 from ..platform.line import Scorer
 from ..platform.pictures import map_png, overlay, png
 
@@ -42,7 +43,11 @@ class Counter:
     threads: int
     device: str
     scorer: Scorer | None = None
+    unused: Unused = field(init=False)  # hears of 16-bit files that do not say their bits
     problem: str = ""  # why the current version could not be looked up or loaded; empty when all is well
+
+    def __post_init__(self) -> None:
+        self.unused = Unused(f"line {self.name}")
 
 
 @dataclass(frozen=True)
@@ -163,22 +168,28 @@ def _judged(job: Job, features: Tensor) -> Seen:
 
 
 def wanted(counter: Counter, own: bool, picture: bool) -> dict[str, Any]:
-    """What `views` is to make of an image, for one decoding to be enough: sizes, and the side of a picture.
+    """What `views` is to make of an image, for one decoding to be enough: sizes, bits, and the side of a picture.
 
-    own: what the line's embedder takes; what its version takes comes along where that is another size. picture: what
-    an overlay is drawn on.
+    own: what the line's embedder takes; what its version takes comes along where that is another size (and not where
+    it is other bits: then the image is decoded again). picture: what an overlay is drawn on.
     """
     scorer = counter.scorer
+    bits = counter.embedder.bits if own or scorer is None else scorer.detector.bits
     sizes = {counter.embedder.size} if own else set()
-    if scorer is not None and not (own and scorer.takes_features_of(counter.embedder)):
+    if (
+        scorer is not None
+        and scorer.detector.bits == bits
+        and not (own and scorer.takes_features_of(counter.embedder))
+    ):
         sizes.add(scorer.detector.size)
-    return {"sizes": sizes, "side": OVERLAY_SIDE if picture else 0}
+    return {"sizes": sizes, "side": OVERLAY_SIDE if picture else 0, "bits": bits}
 
 
 def _embedded(scorer: Scorer, seen: Views, data: bytes) -> Tensor:
-    """Embed as the version does; a version that came after the decoding may want another size."""
-    size = scorer.detector.size
-    pixels = seen.squares[size] if size in seen.squares else views(data, (size,)).squares[size]
+    """Embed as the version does; a version that came after the decoding may want another size, or other bits."""
+    size, bits = scorer.detector.size, scorer.detector.bits
+    there = size in seen.squares and seen.bits == bits
+    pixels = seen.squares[size] if there else prepare(data, size, bits=bits)
     return scorer.detector.embed(pixels[None])
 
 

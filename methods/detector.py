@@ -87,6 +87,12 @@ class Detector(ABC):
     traits: ClassVar[Traits] = Traits()
 
     size: int = param(224, "side of the square input image", low=32, high=1024, unit="pixels")
+    bits: int = param(
+        0,
+        "bits in use in images of 16-bit files; 0: as the file says, else 16",
+        choices=(0, 8, 10, 12, 14, 16),
+        later=True,
+    )
     seed: int = param(0, "seed of everything random", low=0, high=2**31 - 1)
     device: str = param("cpu", "where to compute: cpu, cuda, cuda:1, ...", recorded=False)
 
@@ -103,8 +109,10 @@ class Detector(ABC):
     @property
     def params(self) -> dict[str, Any]:
         """The configuration that makes this detector what it is (JSON-able, without `device`)."""
-        rows = params.table(type(self))
-        return {name: getattr(self, name) for name, _, _, spec in rows if spec.recorded}
+        rows = [(name, getattr(self, name), usual, spec) for name, _, usual, spec in params.table(type(self))]
+        return {
+            name: value for name, value, usual, spec in rows if spec.recorded and (not spec.later or value != usual)
+        }
 
     @property
     def learns_per_image(self) -> bool:
@@ -224,7 +232,7 @@ class Detector(ABC):
     def _named(self, theirs: Any) -> dict[str, Any]:
         """A state's parameters; one that it does not name came into the method later, and has its default."""
         rows = params.table(type(self))
-        usual = {name: default for name, _, default, spec in rows if spec.recorded}
+        usual = {name: default for name, _, default, spec in rows if spec.recorded and not spec.later}
         return dict(_plain({**usual, **theirs} if isinstance(theirs, dict) and theirs else {}))
 
     def _check(self, features: Tensor) -> None:
@@ -278,8 +286,8 @@ class FeatureDetector(Detector):
 
     @property
     def embedding(self) -> tuple[Any, ...]:
-        """The image's size, and what names the backbone."""
-        return (self.size, self.backbone, self.weights, self.strides, self.device)
+        """The image's size and bits, and what names the backbone."""
+        return (self.size, self.bits, self.backbone, self.weights, self.strides, self.device)
 
     @property
     def network_bytes(self) -> int:
@@ -318,8 +326,8 @@ class ImageDetector(Detector):
 
     @property
     def embedding(self) -> tuple[Any, ...]:
-        """Images of a size, nothing else."""
-        return ("images", self.size, self.device)
+        """Images of a size and of bits, nothing else."""
+        return ("images", self.size, self.bits, self.device)
 
     def _check(self, features: Tensor) -> None:
         if features.dtype != torch.uint8 or features.shape[1:] != (3, self.size, self.size):

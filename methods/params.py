@@ -27,6 +27,7 @@ class Param:
     search: tuple[Any, ...] = ()  # what a sweep tries: two numbers, all between them; else these; empty: nothing
     when: tuple[str, tuple[Any, ...]] | None = None  # searched only where that parameter has one of these values
     recorded: bool = True  # False: says where to run, not what is learned; not part of a version
+    later: bool = False  # came after the first versions: recorded only where it is not the default, so that those stay
 
     @property
     def range(self) -> str:

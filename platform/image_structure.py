@@ -7,6 +7,7 @@ of a further scan. The bounds here are far above what cameras and image programs
 
 import re
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,14 +16,17 @@ from ..methods.errors import ImageError
 MAX_SCANS = 100  # of a JPEG; a progressive one has about 10
 MAX_PIECES = 2_000  # segments of a JPEG, and chunks of a PNG other than its pixels
 MAX_PIXEL_CHUNKS = 100_000  # of a PNG; libpng writes 8 KiB in each
+MAX_TEXT = 2**20  # bytes of a PNG's texts, unpacked, that are looked at; Pillow refuses a file with a longer one
 MAX_VALUES = 2**16  # of a TIFF's tag, so also strips or tiles
 MAX_TAGS = 1_000
 SMALL_TILE = 2**22  # pixels; a larger tile has at most twice the pixels of its image
 MAX_RUN_LENGTH_PIXELS = 8_000_000  # of a BMP in run-length encoding, which is decoded slowly
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # of a JPEG, but those within the pixels of a scan
+_TURNS = (b"XML:com.adobe.xmp", b"Raw profile type exif")  # of a PNG's texts: those that may say which side is up
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _PLAIN = (1, 2, 6, 7)  # types of a TIFF's values that are read as bytes
 _WHOLE = {3: 2, 4: 4, 16: 8}  # types of whole numbers: their bytes
-_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
+_WIDTH, _HEIGHT, _BITS, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 258, 322, 323
 
 
 def check_structure(data: bytes) -> None:
@@ -45,6 +49,8 @@ def check_tiff(data: bytes) -> None:
             raise ImageError(
                 f"image: a TIFF whose tag {tag.number} has {tag.count:,} values, more than {MAX_VALUES:,}."
             )
+        if tag.number == _BITS and 8 < tag.value < 16 and not (tag.value == 12 and data.startswith(b"II")):
+            raise ImageError(f"image: a TIFF of {tag.value} bits a pixel, packed; save it with 16.")
         if tag.number in sides:
             sides[tag.number] = max(sides[tag.number], tag.value)
     tile = sides[_TILE_WIDTH] * sides[_TILE_HEIGHT]
@@ -85,19 +91,60 @@ def _whole(order: str, kind: int, values: int, raw: bytes) -> int:
     return int.from_bytes(raw[:size], "little" if order == "<" else "big")
 
 
-def _check_png(data: bytes) -> None:
-    at, pixels, others = 8, 0, 0
+def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield kind, start and end of a PNG's chunks up to its last; one that is cut off ends behind the file."""
+    at = 8
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
+        yield kind, at, at + 12 + length
+        if kind == b"IEND":
+            return
         at += 12 + length
+
+
+def _check_png(data: bytes) -> None:
+    pixels, others = 0, 0
+    for kind, _, _ in chunks(data):
         pixels, others = (pixels + 1, others) if kind == b"IDAT" else (pixels, others + 1)
         if pixels > MAX_PIXEL_CHUNKS or others > MAX_PIECES:
             raise ImageError(
                 f"image: a PNG of more than {MAX_PIXEL_CHUNKS:,} chunks of pixels, or {MAX_PIECES:,} others; "
                 "save it again with another program."
             )
-        if kind == b"IEND":
-            return
+
+
+def without_metadata(data: bytes) -> bytes:
+    """Return a PNG without its colour profile and texts, which are not needed and may be damaged or very long.
+
+    Texts that may say which side is up stay, as long as all of them take at most `MAX_TEXT`. Other files, and whatever
+    stands behind a chunk that is cut off, are returned as they are.
+    """
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return data
+    kept, behind, room = [], 0, MAX_TEXT  # behind: the end of what was looked at last, and left out
+    for kind, start, end in chunks(data):
+        needed = kind != b"iCCP" or end > len(data)
+        if kind in _TEXTS and end <= len(data):
+            size = _text_size(kind, data[start + 8 : end - 4], room)
+            needed, room = 0 < size <= room, room - size
+        if not needed:
+            kept.append(data[behind:start])
+            behind = end
+    return b"".join([*kept, data[behind:]]) if kept else data
+
+
+def _text_size(kind: bytes, body: bytes, most: int) -> int:
+    """Return the unpacked bytes of a text that may say which side is up, `most` + 1 if more; 0 for any other text."""
+    name, _, rest = body.partition(b"\0")
+    if name not in _TURNS or most < 0:
+        return 0
+    if kind == b"tEXt" or (kind == b"iTXt" and rest[:1] == b"\0"):
+        return min(len(body), most + 1)
+    packed = rest[1:] if kind == b"zTXt" else rest[2:].split(b"\0", 2)[-1]
+    try:
+        return max(1, len(zlib.decompressobj().decompress(packed, most + 1)))
+    except zlib.error:
+        return 0
 
 
 def _check_jpeg(data: bytes) -> None:

@@ -4,8 +4,9 @@ Accepted: PNG, JPEG, BMP, TIFF and WebP, one still image each. All come out as 8
 
     grey, 1-bit, palette, CMYK, YCbCr    converted to RGB (CMYK without a colour profile)
     alpha                                dropped; the colours stay as they are stored, nothing is blended
-    16-bit grey                          scaled so that 65535 becomes 255 (rounded)
-    16 bits a colour channel             the upper eight (Pillow reads no more)
+    16-bit grey or colour                scaled so that the largest value of the bits in use becomes 255: those of the
+                                         setting `bits`, else those that the file states, else 16 (depth.py); of a
+                                         colour whose 16 bits are all in use, the upper eight
     32-bit integer or float              refused: their range is not known, and guessing it would shift scores
     several frames (GIF-like, pages)     refused; of a phone's multi-picture JPEG the main picture is taken
 """
@@ -13,12 +14,14 @@ Accepted: PNG, JPEG, BMP, TIFF and WebP, one still image each. All come out as 8
 import hashlib
 import io
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +31,8 @@ from torch import Tensor
 
 from ..methods.errors import ConfigError, ImageError
 from .decoders import DECODERS
-from .image_structure import check_structure, check_tiff
+from .depth import DEEP, ROWS, check, eight_bits, stated, used
+from .image_structure import check_structure, check_tiff, without_metadata
 
 Room = Callable[[int], AbstractContextManager[None]]  # of so many pixels, while they are decoded (decoders.py)
 MAX_NAME = 200  # characters of a file's name in an id
@@ -57,7 +61,6 @@ _STARTS = {
     b"MM\0+": ".tif",
     b"RIFF": ".webp",
 }
-_EIGHT_BITS = ((np.arange(2**16, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 _FILTERS = threading.Lock()
 if "PILLOW_BLOCK_SIZE" not in os.environ:
     # An image in one piece: its memory goes back at once. Of pieces below 32 MiB glibc keeps some for each thread.
@@ -70,27 +73,71 @@ class Views:
 
     squares: dict[int, Tensor]  # by size: uint8 (3, size, size), what `Detector.embed` takes (one more axis in front)
     picture: NDArray[np.uint8] | None = None  # (h, w, 3), no side above what was asked for
+    bits: int = 0  # the setting that it was decoded with
+    unsure: int = 0  # bits that the values of a 16-bit file need, where neither the file nor a setting said so; else 0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an image's header says of its sides. turn: its EXIF orientation, 1 to 8."""
+
+    width: int  # upright
+    height: int
+    turn: int = 1
 
 
 def decode(
-    data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS, room: Room = DECODERS.room
+    data: bytes, *, bits: int = 0, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS, room: Room = DECODERS.room
 ) -> NDArray[np.uint8]:
     """An encoded image -> uint8 (H, W, 3), RGB, writable. Safe to call from many threads.
 
+    bits: those in use in a 16-bit file; 0: as the file states, 16 where it states nothing.
     Raises ImageError for what is empty, too large (in bytes, or in pixels by its header, before any is decoded),
     of another format, truncated, damaged, of several frames, or of a pixel type that is not listed above.
     """
-    with _picture(data, max_bytes, max_pixels, room) as picture:
+    with _picture(data, bits, max_bytes, max_pixels, room) as (picture, _):
         return np.array(picture)
 
 
-def prepare(data: bytes, size: int, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Tensor:
+def levels(data: bytes) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+    """An encoded picture -> its values as they are stored, uint8 or uint16 (H, W), and its alpha where that varies.
+
+    Upright; of several colours the largest value. For masks, whose values are labels. Raises ImageError as `decode`.
+    """
+    with _errors_of_ours(MAX_PIXELS):
+        image = _opened(data, MAX_BYTES, MAX_PIXELS)
+    with DECODERS.room(image.width * image.height), _errors_of_ours(MAX_PIXELS):
+        deep, raw = _is_deep(image), _raw_mode(image)
+        image = _upright(image)
+        if image.mode.startswith("I;16"):
+            return np.asarray(image), None
+        has_alpha = image.has_transparency_data
+        alpha = np.asarray(image.convert("RGBA").getchannel("A")) if has_alpha else None
+        varies = alpha is not None and alpha.min() < alpha.max()
+        values = _joined(data, raw, image) if deep else np.asarray(_rgb(image))
+        return values.max(axis=2), alpha if varies else None
+
+
+def shape_of(data: bytes) -> Shape:
+    """The sides of an encoded image, upright, by its header. Raises ImageError as `decode`, but for damaged pixels."""
+    with _errors_of_ours(MAX_PIXELS):
+        image = _opened(data, MAX_BYTES, MAX_PIXELS)
+        with _quiet():
+            turn = _orientation(image)
+    width, height = image.size
+    lies = turn > 4 and image.format != "TIFF"  # that reader gives the upright sides
+    return Shape(height, width, turn) if lies else Shape(width, height, turn)
+
+
+def prepare(
+    data: bytes, size: int, *, bits: int = 0, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
+) -> Tensor:
     """An encoded image -> uint8 (3, size, size), what `Detector.embed` takes (one more axis in front).
 
     A plain resize: nothing is cropped, the aspect is not kept; bilinear, averaging over what a pixel covers when
     it shrinks. Raises ImageError as `decode` does.
     """
-    return views(data, (size,), max_bytes=max_bytes, max_pixels=max_pixels).squares[size]
+    return views(data, (size,), bits=bits, max_bytes=max_bytes, max_pixels=max_pixels).squares[size]
 
 
 def views(
@@ -98,20 +145,23 @@ def views(
     sizes: Iterable[int] = (),
     side: int = 0,
     *,
+    bits: int = 0,
+    strict: bool = False,
     max_bytes: int = MAX_BYTES,
     max_pixels: int = MAX_PIXELS,
     room: Room = DECODERS.room,
 ) -> Views:
     """Decode an image once: squares as of `prepare`, and with `side` a picture that is no larger, its shape kept.
 
-    Raises ImageError as `decode` does, and what `room` raises.
+    strict: whether an image with values above what `bits` hold is refused: a new one is, while one that is in a log
+    already is read as 16 bits. Raises ImageError as `decode` does, and what `room` raises.
     """
     for size in (sizes := tuple(sizes)):
         if size < 1:
             raise ConfigError(f"prepare: size must be at least 1 pixel, got {size!r}.")
-    with _picture(data, max_bytes, max_pixels, room) as picture:
+    with _picture(data, bits, max_bytes, max_pixels, room, strict) as (picture, unsure):
         squares = {size: _square(picture, size) for size in sizes}
-        return Views(squares, _shrunk(picture, side) if side else None)
+        return Views(squares, _shrunk(picture, side) if side else None, bits, unsure)
 
 
 def _square(picture: Image.Image, size: int) -> Tensor:
@@ -127,15 +177,21 @@ def _shrunk(picture: Image.Image, side: int) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _picture(data: bytes, max_bytes: int, max_pixels: int, room: Room) -> Iterator[Image.Image]:
-    """The checked image as 8-bit RGB, upright; there is room for its pixels until the block ends."""
+def _picture(
+    data: bytes, bits: int, max_bytes: int, max_pixels: int, room: Room, strict: bool = False
+) -> Iterator[tuple[Image.Image, int]]:
+    """The checked image as 8-bit RGB, upright, and `Views.unsure`; there is room for its pixels until the end."""
     with _errors_of_ours(max_pixels):
         image = _opened(data, max_bytes, max_pixels)
     with room(image.width * image.height):
         with _errors_of_ours(max_pixels):
-            image = _upright(image)  # under one name, so that no copy is held longer than it has to be
+            unsure = 0
+            if _is_deep(image):
+                image, unsure = _shallow(data, image, bits, strict)
+            else:
+                image = _upright(image)  # under one name, so that no copy is held longer than it has to be
             image = _rgb(image)
-        yield image
+        yield image, unsure
 
 
 def _opened(data: bytes, max_bytes: int, max_pixels: int) -> Image.Image:
@@ -146,7 +202,7 @@ def _opened(data: bytes, max_bytes: int, max_pixels: int) -> Image.Image:
         raise ImageError(f"image: {len(data):,} bytes; at most {max_bytes:,} are accepted.")
     check_structure(data)
     with _quiet():
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(without_metadata(data)), formats=FORMATS)
     _check_header(image, max_pixels)
     return image
 
@@ -200,18 +256,79 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     image.info.pop("transparency", None)  # alpha is dropped; Pillow would try to carry it along, and warn
     return image if image.mode == "RGB" else image.convert("RGB")  # which would be a copy
 
 
-def _eight_bits(deep: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """65535 becomes 255, rounded; some rows at a time, since an index takes eight bytes a pixel."""
-    out = np.empty(deep.shape, np.uint8)
-    for row in range(0, len(deep), 64):
-        out[row : row + 64] = _EIGHT_BITS[deep[row : row + 64]]
-    return out
+def _is_deep(image: Image.Image) -> bool:
+    """Whether an image, not loaded, has 16 bits a channel."""
+    return image.mode.startswith("I;16") or ";16" in _raw_mode(image)
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the pixels are stored, in Pillow's words."""
+    args = image.tile[0].args if image.tile else ""  # type: ignore[attr-defined]
+    return str(args[0] if isinstance(args, tuple) else args)
+
+
+def _shallow(data: bytes, image: Image.Image, bits: int, strict: bool) -> tuple[Image.Image, int]:
+    """An image of 16 bits a channel -> the same of 8, upright, and `Views.unsure`."""
+    with _quiet():
+        said = bits or stated(data, image)
+    scaled, raw = image.format == "PNG" and not bits, _raw_mode(image)
+    image = _upright(image)
+    grey = image.mode.startswith("I;16")
+    if grey:
+        values = np.asarray(image)
+        most = int(values.max())
+    else:
+        most = 256 * _largest(image) + 255  # Pillow reads the upper eight bits of a colour
+    if bits and strict:
+        check(most, bits)
+    unsure = most.bit_length() if said == DEEP and not bits else 0
+    if grey:
+        return Image.fromarray(eight_bits(values, used(values, said, scaled))), unsure
+    if said == DEEP or most >= 1 << said:
+        return image, unsure
+    values = _joined(data, raw, image)
+    pixels = eight_bits(values, used(values, said, scaled))
+    del values
+    return Image.frombuffer(_colours(image.mode), image.size, pixels), unsure
+
+
+def _joined(data: bytes, raw: str, upper: Image.Image) -> NDArray[np.uint16]:
+    """Put the lower bits of colours to their upper eight: the file is decoded once more in the other byte order."""
+    name, _, order = raw.rpartition(";16")
+    if name not in ("RGB", "RGBX", "RGBA", "CMYK"):
+        raise ImageError("image: of 16 bits with alpha only the upper eight are read; save it without alpha.")
+    other = "L" if order == "B" or (order == "N" and sys.byteorder == "big") else "B"
+    with _quiet():
+        image: Any = Image.open(io.BytesIO(without_metadata(data)), formats=FORMATS)
+    swapped = f"{name};16{other}"
+    image.tile = [
+        tile._replace(args=(swapped, *tile.args[1:]) if isinstance(tile.args, tuple) else swapped)
+        for tile in image.tile
+    ]
+    lower, colours = _upright(image), _colours(upper.mode)
+    values = np.empty((upper.height, upper.width, len(colours)), np.uint16)
+    for top in range(0, upper.height, ROWS):  # not all at once: of each there would be another copy
+        rows = (0, top, upper.width, min(top + ROWS, upper.height))
+        part = values[top : top + ROWS]
+        part[:] = np.asarray(upper.crop(rows).convert(colours))
+        part <<= 8
+        part |= np.asarray(lower.crop(rows).convert(colours))
+    return values
+
+
+def _largest(image: Image.Image) -> int:
+    """The largest value of any colour."""
+    bands: Any = image.getextrema()  # of each band the lowest and the highest
+    return int(max(high for _, high in bands[: len(_colours(image.mode))]))
+
+
+def _colours(mode: str) -> str:
+    """The mode without alpha."""
+    return "CMYK" if mode == "CMYK" else "RGB"
 
 
 @contextmanager

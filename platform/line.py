@@ -33,11 +33,12 @@ from ..methods.registry import restore
 from .ages import CLOCK, Ages, Jump, WallClock
 from .calibration import Calibration
 from .checkpoints import Checkpoints
+from .depth import Unused
 from .drift import moments
 from .due import Waiting
 from .fold import Fold, Publish
 from .ids import MAX_ID, foreign, which
-from .images import MAX_PIXELS, prepare
+from .images import Views, prepare, views
 from .log import LogReader, line_folder
 from .online import DEFECT, LABELS, OK, InForce
 from .ownjudge import SYNTHETIC, Question
@@ -53,7 +54,7 @@ from .words import Word, heard, words
 
 log = logging.getLogger("everline.line")
 MAX_TASK = 64
-EMBEDDING = ("size", "backbone", "weights", "strides")  # parameters that decide what `embed` returns
+EMBEDDING = ("size", "bits", "backbone", "weights", "strides")  # parameters that decide what `embed` returns
 RETRY_S = 10.0  # at least, between two times that MLflow is asked while it does not answer
 RETRY_SHARE = 20  # ... and so many times as long as it took to fail: images wait for it 5 % of the time at most
 CATCH_UP_S = 2.0  # after an outage: what waits goes out for so long before the next image has its turn
@@ -101,16 +102,16 @@ class Inspection:
     sent_as: str | None = None  # the id that it came with, where another image had that already
 
 
-def seen(detector: Detector, data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Tensor, list[float]]:
-    """An encoded image -> its features (1, C, h, w), and the numbers by which a drift is seen (platform/drift.py)."""
-    pixels = prepare(data, detector.size, max_pixels=max_pixels)
+def seen(detector: Detector, image: Views) -> tuple[Tensor, list[float]]:
+    """A decoded image -> its features (1, C, h, w), and the numbers by which a drift is seen (platform/drift.py)."""
+    pixels = image.squares[detector.size]
     features = detector.embed(pixels[None])
     return features, moments(pixels, features)
 
 
 def embed_image(detector: Detector, data: bytes) -> Tensor:
     """An encoded image -> its features (1, C, h, w). One at a time, so that a replay gives equal bits."""
-    return detector.embed(prepare(data, detector.size)[None])
+    return detector.embed(prepare(data, detector.size, bits=detector.bits)[None])
 
 
 class Scorer:
@@ -151,6 +152,7 @@ class Line:
         torch.set_num_threads(settings.threads)
         self.name, self.settings, self.versions = name, settings, versions
         self.folder = line_folder(store, name)
+        self.unused = Unused(f"line {name}")
         self.keep = Keep(settings.keep_days, settings.keep_images, round(settings.keep_gib * 2**30))
         waits = spool and spool_folder(spool, store, name)
         self.writer = open_log(self.folder, waits, settings.spool_mib * 2**20)
@@ -457,6 +459,7 @@ class Line:
             "epoch": self.writer.epoch,
             "drift": self.fold.watch.status(),
             "held": "; ".join(self.fold.held["reasons"]) if self.fold.held else None,
+            "advice": self.unused.advice or None,
         }
 
     def digest(self) -> str:
@@ -473,7 +476,10 @@ class Line:
             self.writer.close()
 
     def _judge(self, data: bytes) -> tuple[Tensor, list[float], dict[str, Any] | None]:
-        features, numbers = seen(self.fold.learner, data, self.settings.max_pixels)
+        learner = self.fold.learner
+        image = views(data, (learner.size,), bits=learner.bits, strict=True, max_pixels=self.settings.max_pixels)
+        self.unused.see(image.unsure)
+        features, numbers = seen(learner, image)
         return features, numbers, self._judged_here(features, data)
 
     def _judged_here(self, features: Tensor, data: bytes) -> dict[str, Any] | None:
@@ -670,7 +676,7 @@ class Line:
             if record.image is None:
                 return None
             detector = self.fold.learner
-            pixels = prepare(record.image, detector.size)
+            pixels = prepare(record.image, detector.size, bits=detector.bits)
             if question.kind == SYNTHETIC:
                 pixels = spoiled(pixels, question.number)[0]
             return detector.embed(pixels[None])

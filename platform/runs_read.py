@@ -72,7 +72,7 @@ def run_text(uri: str, run_id: str, name: str, most: int) -> str | None:
         _check_size(who, file.stat().st_size, most)
         data = file.read_bytes()
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{who}: not text in UTF-8: {error}.") from error
 

@@ -72,11 +72,20 @@ class LineSettings:
     max_megapixels: float = param(
         50.0, "an image of more pixels, by its header, is refused", low=1, high=MAX_PIXELS / 1e6, unit="megapixels"
     )
+    bits: int = param(
+        0,
+        "bits in use in images of 16-bit files, as of a camera that has 12; 0: as the file says, else 16",
+        choices=(0, 8, 10, 12, 14, 16),
+    )
     params: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if "device" in self.params:
             raise ConfigError("params: device is a setting of the line, not of its method; put it one level up.")
+        if self.params.get("bits", self.bits) != self.bits:
+            raise ConfigError("params: bits is a setting of the line, not of its method; put it one level up.")
+        if self.bits:  # what a version is made from says so too
+            self.params = {**self.params, "bits": self.bits}
         if self.place and not NAME.fullmatch(self.place):
             raise ConfigError(f"place: {self.place!r} is no name of a resource.")
         detector = build(self.method, **self.params)  # refuses what the method does not know, before anything starts

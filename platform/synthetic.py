@@ -30,12 +30,13 @@ FINEST = 512  # pixels along the longer side at which masks and textures are mad
 TRIES = 200
 
 
-def spoil(data: bytes, seed: int) -> tuple[bytes, bytes]:
+def spoil(data: bytes, seed: int, bits: int = 0) -> tuple[bytes, bytes]:
     """An encoded image -> the spoilt one and its mask (0 and 255), as PNG of the same size; equal seeds, equal bits.
 
+    bits: in use in a 16-bit file, as in `decode`.
     Raises ImageError for what is no image, DataError as `spoiled`.
     """
-    spoilt, where = spoiled(torch.from_numpy(decode(data)).permute(2, 0, 1), seed)
+    spoilt, where = spoiled(torch.from_numpy(decode(data, bits=bits)).permute(2, 0, 1), seed)
     return _png(spoilt), _png(where)
 
 

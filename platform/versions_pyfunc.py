@@ -37,7 +37,7 @@ class Inspector(PythonModel):
     def _inspect(self, data: bytes) -> dict[str, Any]:
         from everline.platform.images import prepare
 
-        image = prepare(data, self.detector.size)
+        image = prepare(data, self.detector.size, bits=self.detector.bits)
         score = float(self.detector.score(self.detector.embed(image[None])).image[0])
         calibration = self.calibration
         return {

@@ -92,7 +92,7 @@ def read_yaml(path: Path, what: str, sample: str, *, lines: bool = False) -> Any
     try:
         if path.stat().st_size > MAX_FILE:
             raise ConfigError(f"{path}: a {what} file has at most {MAX_FILE} bytes.")
-        return yaml.load(path.read_text("utf-8"), _WithLines if lines else _Once)  # noqa: S506 - safe loaders
+        return yaml.load(path.read_text("utf-8-sig"), _WithLines if lines else _Once)  # noqa: S506 - safe loaders
     except FileNotFoundError:
         raise ConfigError(f"no {what} file {path}. A small one:\n\n{sample}") from None
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:

@@ -165,6 +165,7 @@ function showLines() {
       card.append(make("span", `rejects ${share} of ${seen}`));
       card.append(make("span", watched(one.drift), drifting ? "bad-text" : ""));
       card.append(make("span", `${one.serving_version ? `version ${one.serving_version}` : "no version yet"}, ${one.method}`));
+      if (one.advice) card.append(make("span", one.advice, "bad-text"));
       if (one.held) card.append(make("span", `held: ${one.held}`));
     }
     card.classList.toggle("bad", !well || Boolean(drifting));

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ...methods.errors import ConfigError
 from ..data.datasets import Sample, list_images, read_folder
+from ..data.masks import check_masks
 from ..protocols.judging import Clock, Features, Judged, Panel, Told, untold
 from .versions_named import Subject
 
@@ -41,6 +42,8 @@ def read_judged(folders: Sequence[Path]) -> list[Folder]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"--data: two folders are called {twice[0]!r}; figures need a name for each.")
+    for folder in found:
+        check_masks(folder.name, folder.samples)
     return found
 
 

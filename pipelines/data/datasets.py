@@ -2,7 +2,7 @@
 
     TASK/train/good/*                          normal images to learn from
     TASK/test/good/*, TASK/test/TYPE/*         images to judge; every TYPE but good is a kind of defect
-    TASK/ground_truth/TYPE/STEM_mask.png       optional: where the defect is (above half is defect)
+    TASK/ground_truth/TYPE/STEM_mask.png       optional: where the defect is (masks.py)
 
 Everything is sorted by name, so that an order depends on the names and a seed alone.
 """
@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from ...methods.errors import ConfigError, DataError, ImageError
-from ...platform.images import decode
+from ...methods.errors import ConfigError, DataError
+from ...platform.names import nfc, on_disk
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-HALF = 127  # a mask of black and white is white above it
+HALF = 127  # a grey mask shows the defect above it
 LAYOUT = "expected train/good, test/good, test/TYPE with images; ground_truth/TYPE with masks if there are any"
 
 
@@ -29,7 +27,8 @@ LAYOUT = "expected train/good, test/good, test/TYPE with images; ground_truth/TY
 class Sample:
     """One image with what is known of it.
 
-    masks: pictures of where the defect is, none where there are none; it is where any of them is above `above`.
+    masks: pictures of where the defect is, none where there are none; it is where any of them says so (masks.py).
+    above: 0 where all that is not 0 in them is a defect.
     """
 
     path: Path
@@ -55,7 +54,7 @@ class Task:
 
 def stem_mask(truth: Path, image: Path) -> tuple[Path, ...]:
     """The mask STEM_mask.png, in the folder `truth`, of a defective image. Raises DataError where it is missing."""
-    mask = truth / f"{image.stem}_mask.png"
+    mask = on_disk(truth / f"{image.stem}_mask.png")
     if not mask.is_file():
         raise DataError(f"{image}: its mask {mask} is missing; give one for every defect, or no ground_truth at all.")
     return (mask,)
@@ -84,20 +83,6 @@ def read_folder(
         if not found:
             raise DataError(f"{root}: no images under {what}; {LAYOUT}; found {seen(root)}.")
     return Task(root.name, tuple(train), tuple(test))
-
-
-def read_mask(path: Path, size: int, above: int = HALF) -> NDArray[np.bool_]:
-    """A mask as bool (size, size): above half (or another value) in the picture, after nearest-neighbour resizing.
-
-    Raises DataError where it cannot be read, and where it is not black and white (0/1 saved as such, for one).
-    """
-    try:
-        values = decode(path.read_bytes()).max(axis=2)
-    except (OSError, ImageError) as error:
-        raise DataError(f"{path}: the mask cannot be read: {error}") from error
-    if 0 < values.max() <= above:
-        raise DataError(f"{path}: a mask is 0 (good) and 255 (defect); the largest value here is {values.max()}.")
-    return np.asarray(Image.fromarray(values).resize((size, size), Image.Resampling.NEAREST)) > above
 
 
 def list_images(source: Path | str) -> list[Path]:
@@ -189,9 +174,10 @@ def checked_task(name: str, root: Path, train: Sequence[Path], test: Sequence[Sa
 
 def there(file: Path, where: object) -> Path:
     """The file. Raises DataError, naming what asks for it, where it is missing."""
-    if not file.is_file():
+    found = on_disk(file)
+    if not found.is_file():
         raise DataError(f"{where}: the file {file} is missing.")
-    return file
+    return found
 
 
 def folder_images(folder: Path) -> list[Path]:
@@ -199,7 +185,7 @@ def folder_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     files = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
-    return sorted((p for p in files if p.is_file()), key=lambda p: p.name)
+    return sorted((p for p in files if p.is_file()), key=lambda p: nfc(p.name))
 
 
 def images_below(folders: Iterable[Path]) -> list[Path]:
@@ -224,7 +210,7 @@ def _below(folder: Path) -> Iterator[Path]:
         raise DataError(f"{error.filename}: the folder cannot be read ({error.strerror}).") from error
 
     for here, inner, _ in os.walk(folder, onerror=unreadable):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        inner[:] = sorted((name for name in inner if not name.startswith(".")), key=nfc)
         yield from folder_images(Path(here))
 
 
@@ -232,7 +218,7 @@ def folders_in(folder: Path) -> list[str]:
     """Names of the folders in a folder, sorted; hidden ones are none, and there are none in no folder."""
     if not folder.is_dir():
         return []
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted((p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=nfc)
 
 
 def seen(folder: Path, most: int = 8) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from ...methods.errors import ConfigError, UnknownName
+from ...platform.names import nfc
 
 Pixels = NDArray[np.uint8]  # (3, H, W), RGB
 
@@ -93,7 +94,7 @@ class Drift:
 
         The same file has the same noise for every method, seed of a run and place of the data's folder.
         """
-        key = "/".join((*path.parts[-4:], self.kind)).encode("utf-8", "surrogateescape")
+        key = nfc("/".join((*path.parts[-4:], self.kind))).encode("utf-8", "surrogateescape")
         seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "little")
         return KINDS[self.kind].apply(pixels, self.level, seed)
 

@@ -5,14 +5,16 @@ import json
 from pathlib import Path
 
 from ...methods.errors import DataError
+from ...platform.names import nfc
 from .datasets import Task
 
 
 def fingerprint(task: Task) -> str:
     """A checksum of a task's images and masks and of what they are to it, wherever they lie."""
-    rows = [["train", path.name, digest(path)] for path in task.train]
+    rows = [["train", nfc(path.name), digest(path)] for path in task.train]
     for sample in task.test:
-        rows.append([sample.kind, sample.path.name, digest(sample.path), *(digest(mask) for mask in sample.masks)])
+        masks = (digest(mask) for mask in sample.masks)
+        rows.append([nfc(sample.kind), nfc(sample.path.name), digest(sample.path), *masks])
     return checksum(json.dumps(rows))
 
 

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...methods.errors import ConfigError, DataError, UnknownName
+from ...platform.names import nfc, on_disk
 from .datasets import Sample, Task, checked_task, folder_images, folders_in, read_folder, seen, there
 from .unsplit import read_cells, read_mtd, read_plain
 
@@ -82,7 +83,7 @@ def read_visa(root: Path) -> list[Task]:
     try:
         if table.stat().st_size > MAX_TABLE:
             raise DataError(f"{table}: larger than {MAX_TABLE:,} bytes; this is not VisA's split.")
-        with table.open(newline="", encoding="utf-8") as file:
+        with table.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{root}: expected split_csv/1cls.csv; found {seen(root)} ({error}).") from error
@@ -126,15 +127,15 @@ def _classes(root: Path, expected: str, train: str = "train") -> list[str]:
 
 def _btad_class(root: Path, expected: str) -> Task:
     test = [Sample(image, False, "ok") for image in folder_images(root / "test" / "ok")]
-    masks = {image.stem: image for image in folder_images(root / "ground_truth" / "ko")}
+    masks = {nfc(image.stem): image for image in folder_images(root / "ground_truth" / "ko")}
     for image in folder_images(root / "test" / "ko"):
-        mask = masks.get(image.stem, root / "ground_truth" / "ko" / f"{image.stem}.png")
+        mask = masks.get(nfc(image.stem), root / "ground_truth" / "ko" / f"{image.stem}.png")
         test.append(Sample(image, True, "ko", (there(mask, image),)))
     return checked_task(root.name, root, folder_images(root / "train" / "ok"), test, expected)
 
 
 def _loco_masks(truth: Path, image: Path) -> tuple[Path, ...]:
-    masks = folder_images(truth / image.stem)
+    masks = folder_images(on_disk(truth / image.stem))
     if not masks:
         raise DataError(f"{image}: expected its masks {truth / image.stem}/000.png, 001.png, ...; found none.")
     return tuple(masks)
@@ -148,8 +149,8 @@ def _dagm_class(root: Path, expected: str) -> Task:
 def _dagm_part(folder: Path, expected: str) -> list[Sample]:
     """The images of Train or Test. Where none has a label, all would pass for good: that is refused."""
     images = folder_images(folder)
-    masks = {mask.stem: mask for mask in folder_images(folder / "Label")}
-    labels = [masks.get(f"{image.stem}_label") for image in images]
+    masks = {nfc(mask.stem): mask for mask in folder_images(folder / "Label")}
+    labels = [masks.get(nfc(f"{image.stem}_label")) for image in images]
     if not any(labels):
         raise DataError(f"{folder}: expected {expected}; found {len(images)} images, none of them with a label.")
     return [

@@ -1,6 +1,6 @@
 """How a picture becomes the square that a backbone sees, and its mask with it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...methods.errors import ConfigError, DataError, ImageError
-from ...platform.images import prepare
-from .datasets import HALF, read_mask
+from ...platform.depth import Unused
+from ...platform.images import views
+from .datasets import HALF
+from .masks import read_mask
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class View:
 
     size: int
     crop: int | None = None
+    bits: int = 0  # in use in 16-bit files, as in `decode`
+    unused: Unused | None = field(default=None, compare=False)  # hears of 16-bit files that do not say their bits
 
     def __post_init__(self) -> None:
         if self.crop is not None and not self.size <= self.crop <= 4096:
@@ -37,12 +41,16 @@ class View:
 
     def decoded(self, data: bytes) -> Tensor:
         """uint8 (3, size, size) of an encoded image. Raises ImageError."""
-        picture: Tensor = self._middle(prepare(data, self.crop or self.size))
+        whole = self.crop or self.size
+        found = views(data, (whole,), bits=self.bits, strict=True)
+        if self.unused is not None:
+            self.unused.see(found.unsure)
+        picture: Tensor = self._middle(found.squares[whole])
         return picture
 
-    def mask(self, path: Path, above: int = HALF) -> NDArray[np.bool_]:
+    def mask(self, path: Path, above: int = HALF, image: Path | None = None) -> NDArray[np.bool_]:
         """bool (size, size); see `read_mask`, also for the errors."""
-        return self._middle(read_mask(path, self.crop or self.size, above))
+        return self._middle(read_mask(path, self.crop or self.size, above, image))
 
     def _middle(self, array: Any) -> Any:
         """The middle of the last two axes of a tensor or an array."""

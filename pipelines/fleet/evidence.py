@@ -62,12 +62,12 @@ def from_folders(tasks: Sequence[Task]) -> Chosen:
     return Chosen(images(), {NORMAL: len(samples) - defects, DEFECT: defects})
 
 
-def from_log(reader: LogReader, after: int, seed: int = 0) -> Chosen:
+def from_log(reader: LogReader, after: int, seed: int = 0, bits: int = 0) -> Chosen:
     """A line's own images behind record `after`, the last that any of the versions learned from.
 
     What an operator called normal or a defect is that; where fewer than ten defects are, synthetic ones are added.
     What the guard admitted is remembered as normal. What it rejected is left out: a version's own verdict is no label
-    to measure others by.
+    to measure others by. bits: of the line.
     """
     labels = [label for label in read_labels(reader.records(images=False))[0] if label.seq > after]
     kinds = {label.seq: kind for label in labels if (kind := _kind(label))}
@@ -80,7 +80,7 @@ def from_log(reader: LogReader, after: int, seed: int = 0) -> Chosen:
             if record.seq in kinds and record.image is not None:
                 yield Seen(f"record {record.seq}", kinds[record.seq], record.image)
             if record.seq in spoilt and record.image is not None:
-                yield Seen(f"record {record.seq}, spoilt", DEFECT, defect_of(record.image, record.seq, seed)[0])
+                yield Seen(f"record {record.seq}, spoilt", DEFECT, defect_of(record.image, record.seq, seed, bits)[0])
 
     return Chosen(images(), counts | {SYNTHETIC: made})
 

@@ -70,7 +70,7 @@ def _chosen(
     if folders:
         return from_folders(read_sources(folders, None, None))
     learned = max(version.watermark for version in versions.list() if version.version in numbers)
-    return from_log(LogReader(line_folder(fleet.store, line)), learned)
+    return from_log(LogReader(line_folder(fleet.store, line)), learned, bits=fleet.line(line).bits)
 
 
 def _decided(

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from ...methods.errors import ConfigError, Dropped, ImageError, UnknownName
 from ...platform.actor import answer, line_handle, start_line
 from ...platform.images import MAX_BYTES, image_id
+from ...platform.names import on_disk
 from ...platform.reach import Reach
 from ...platform.settings import Fleet
 from .lines import connected, ready_for_lines
@@ -148,7 +149,7 @@ def read_below(root: Path, path: str) -> bytes:
     """A plain file in a folder or below it; links may not lead out of it. Raises ImageError, Unreadable."""
     try:
         top = root.resolve(strict=True)
-        found = (top / path).resolve(strict=True)
+        found = on_disk(top / path).resolve(strict=True)
         if not found.is_relative_to(top):
             raise ImageError(f"{path[:MAX_CODE]!r} is not below the folder of images.")
         with open(os.open(found, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:

@@ -43,6 +43,8 @@ def stream(line: str, source: Path, fleet_file: Path, json_file: Path | None) ->
         for name, reason in fed.refused.items():
             ERR.print(f"refused: {name}: {reason}", markup=False, highlight=False)
         status = insist(lambda: line_handle(line, fleet.store).status.remote())
+        if status.get("advice"):
+            ERR.print(f"{line}: {status['advice']}", markup=False, highlight=False, soft_wrap=True)
     result = {
         "line": line,
         "source": str(source),

@@ -110,8 +110,8 @@ def status(named: Path | None, fleet_file: Path, json_file: Path | None) -> None
     if str(json_file) != "-":
         show_table("lines", COLUMNS, [[row.get(column) for column in COLUMNS] for row in rows])
         for row in rows:
-            if row["problem"]:
-                OUT.print(f"{row['line']}: {row['problem']}", markup=False, highlight=False, soft_wrap=True)
+            for text in filter(None, (row["problem"], row.get("advice"))):
+                OUT.print(f"{row['line']}: {text}", markup=False, highlight=False, soft_wrap=True)
     if not all(row["state"] in ("running", "busy", "opening") for row in rows if row["line"] in fleet.lines):
         raise SystemExit(1)
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from ...methods.detector import Detector, Learned
 from ...methods.errors import DataError
 from ...methods.metrics import evaluate
+from ...platform.depth import Unused
 from ...platform.featurestore import FeatureStore
 from ..data.datasets import Sample
 from ..data.drift import Drift
@@ -108,7 +109,7 @@ class Features:
     ) -> None:
         self.eyes = make()  # embeds, and never learns
         self.again = again
-        self.view = View(self.eyes.size, crop)
+        self.view = View(self.eyes.size, crop, self.eyes.bits, Unused("everline"))
         self.clock = Clock()
         self.stores = tuple(stores)
         self._room = keep
@@ -274,7 +275,7 @@ class Panel:
         if masks is not None:
             for n, sample in enumerate(samples):
                 for file in sample.masks:
-                    masks[n] |= view.mask(file, sample.above)
+                    masks[n] |= view.mask(file, sample.above, sample.path)
         return cls(tuple(samples), names, labels, masks)
 
     def part(self, start: int, end: int) -> "Panel":

@@ -202,7 +202,7 @@ def read_result(path: Path) -> Result:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path}: larger than {MAX_BYTES:,} bytes; this is no result record.")
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a result record: {error}") from error
     return parse_result(text, str(path))

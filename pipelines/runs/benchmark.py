@@ -10,6 +10,7 @@ from rich.progress import Progress, TaskID
 
 from ..console import ERR, progress, show_blocks, teller
 from ..data.datasets import Task
+from ..data.masks import check_masks
 from ..files import FilePath
 from ..options import ManyValues, check_source, data_of, gather, read_sources, set_option, source_options
 from ..protocols.judging import Features, Told
@@ -65,6 +66,8 @@ def bench(
     check_source(folders, dataset, root)
     plan = read_plan(plan_file, gather(settings, {}))
     tasks = read_sources(folders, dataset, root)
+    for task in tasks:
+        check_masks(task.name, task.test)
     if tracking is not None:
         for protocol in sorted({trial.protocol for trial in plan.values()}):
             prepare(tracking, protocol)

@@ -14,6 +14,7 @@ from ...methods.errors import UnknownName
 from ...methods.registry import METHODS
 from ..console import ERR, json_option, progress, teller
 from ..data.datasets import Task
+from ..data.masks import check_masks
 from ..files import FilePath, Whole
 from ..options import ManyValues, check_source, data_of, gather, read_sources, set_option, source_options
 from ..protocols.course import nowhere
@@ -48,6 +49,7 @@ class MethodName(click.ParamType):
 @set_option
 @click.option("--backbone", help="Short for --set backbone=NAME.")
 @click.option("--size", type=int, help="Side of the images, in pixels.  [default: 224]")
+@click.option("--bits", type=int, help="Bits in use in images of 16-bit files.  [default: as the file says, else 16]")
 @click.option("--seed", type=int, help="Seed of the method and of the stream's order.  [default: 0]")
 @click.option("--seeds", type=click.IntRange(1, 1000), default=1, help="Run with so many seeds, from --seed on.")
 @protocol_options()
@@ -68,6 +70,7 @@ def evaluate(
     settings: tuple[str, ...],
     backbone: str | None,
     size: int | None,
+    bits: int | None,
     seed: int | None,
     seeds: int,
     device: str | None,
@@ -92,10 +95,12 @@ def evaluate(
     each task and joint models are run, to tell how much is lost (--references none: without).
     """
     check_source(folders, dataset, root)
-    given = gather(settings, {"backbone": backbone, "size": size, "seed": seed, "device": device})
+    given = gather(settings, {"backbone": backbone, "size": size, "bits": bits, "seed": seed, "device": device})
     trial = Trial(protocol, method, given, options, seeds)  # what is wrong ends it here, before anything is read
     check_together(trial, references, work)
     tasks = read_sources(folders, dataset, root)
+    for task in tasks:
+        check_masks(task.name, task.test)
     to_stdout = str(json_file) == "-"
     with ExitStack() as files:  # what cannot be written ends it here, not after an hour
         record = files.enter_context(Whole(json_file)) if json_file and not to_stdout else None

@@ -13,6 +13,7 @@ import click
 from ...methods.errors import ConfigError, DataError, EverlineError
 from ..console import ERR, OUT, json_option, progress, show_blocks, terminable, write_json
 from ..data.datasets import Task
+from ..data.masks import check_masks
 from ..files import FilePath
 from ..options import MANY, ManyValues, check_source, gather, read_sources, set_option, source_options
 from ..protocols.protocols import PROTOCOLS
@@ -207,6 +208,8 @@ def _begun(
         **{name: value for name, value in own.items() if value is not None and name != "options"},
     )
     tasks = read_sources(folders, dataset, root)
+    for task in tasks:
+        check_masks(task.name, task.test)
     out = (out or Path(FOLDER, time.strftime("%Y%m%d-%H%M%S"))).absolute()
     return place.job(begin(settings, out, tasks), out), tasks
 

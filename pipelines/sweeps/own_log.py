@@ -102,12 +102,13 @@ def export(
     least_defects: int = LEAST_DEFECTS,
     synthetic: bool = True,
     seed: int = 0,
+    bits: int = 0,
 ) -> LogTask:
     """Writes a log's labelled images under `out`, whole or not at all; what is there already and equal is kept.
 
     since: from this record on. most: the newest so many labelled images only. share: of the normal images, those to
     learn from, the earliest; everything from the next on is to judge by. least_defects: fewer than that are filled
-    up with synthetic ones, or refused where `synthetic` is False. seed: of the synthetic ones.
+    up with synthetic ones, or refused where `synthetic` is False. seed: of the synthetic ones. bits: of the line.
     Raises ConfigError for values out of range, DataError where there are too few images, or `out` holds other things.
     """
     if not 0 < share < 1 or (most is not None and most < 2) or least_defects < 1:
@@ -117,8 +118,8 @@ def export(
     kept = [label for label in labels if since is None or label.seq >= since][-(most or len(labels)) :]
     learn, judge = _split(kept, share, reader)
     made = _to_make(judge, least_defects, synthetic, reader)
-    plan = _plan(reader, learn, judge, made, seed, left_out)
-    _write(reader, Path(os.path.abspath(out)), plan, seed)
+    plan = _plan(reader, learn, judge, made, seed, left_out, bits)
+    _write(reader, Path(os.path.abspath(out)), plan, seed, bits)
     return LogTask(read_folder(out), tuple(learn), tuple(judge), made, left_out)
 
 
@@ -140,9 +141,9 @@ def sources(normal: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(normal[n] for n in np.linspace(0, len(normal) - 1, count).round().astype(int)) if count else ()
 
 
-def defect_of(data: bytes, seq: int, seed: int) -> tuple[bytes, bytes]:
-    """The synthetic defect, and its mask, that is made of the image of record `seq`."""
-    return spoil(data, seed=(seed * 1_000_003 + seq) % 2**63)
+def defect_of(data: bytes, seq: int, seed: int, bits: int = 0) -> tuple[bytes, bytes]:
+    """The synthetic defect, and its mask, that is made of the image of record `seq`. bits: of the line."""
+    return spoil(data, (seed * 1_000_003 + seq) % 2**63, bits)
 
 
 def _split(labels: Sequence[Label], share: float, reader: LogReader) -> tuple[list[Label], list[Label]]:
@@ -172,14 +173,14 @@ def _to_make(judge: Sequence[Label], least: int, synthetic: bool, reader: LogRea
 
 
 def _plan(
-    reader: LogReader, learn: Sequence[Label], judge: Sequence[Label], made: int, seed: int, left_out: int
+    reader: LogReader, learn: Sequence[Label], judge: Sequence[Label], made: int, seed: int, left_out: int, bits: int
 ) -> _Plan:
     files = {label.seq: f"train/good/{label.seq:012}" for label in learn}
     files |= {label.seq: f"test/{_kind(label)}/{label.seq:012}" for label in judge}
     chosen = sources([label.seq for label in judge if not label.defect], made)
     rows = [asdict(label) | {"file": files[label.seq]} for label in (*learn, *judge)]
     plain = {"format": FORMAT, "line": reader.folder.name, "seed": seed, "images": rows, "synthetic": list(chosen)}
-    plain["left_out"] = left_out
+    plain |= {"left_out": left_out, **({"bits": bits} if bits else {})}
     return _Plan(files, chosen, plain, masks=not any(label.defect for label in judge))
 
 
@@ -189,14 +190,14 @@ def _kind(label: Label) -> str:
     return "defect" if label.by == OPERATOR else "rejected"
 
 
-def _write(reader: LogReader, out: Path, plan: _Plan, seed: int) -> None:
+def _write(reader: LogReader, out: Path, plan: _Plan, seed: int, bits: int) -> None:
     """All files and log.json under another name, then one rename. Raises StoreError, DataError."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         return _check_same(out, plan)
     half = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         half.mkdir(parents=True)
-        _write_images(reader, half, plan, seed)
+        _write_images(reader, half, plan, seed, bits)
         found = {str(path.relative_to(half)): digest(path) for path in sorted(half.rglob("*")) if path.is_file()}
         (half / INDEX).write_text(json.dumps({**plan.plain, "files": found}, indent=1), "utf-8")
         half.rename(out)
@@ -207,7 +208,7 @@ def _write(reader: LogReader, out: Path, plan: _Plan, seed: int) -> None:
     return None
 
 
-def _write_images(reader: LogReader, root: Path, plan: _Plan, seed: int) -> None:
+def _write_images(reader: LogReader, root: Path, plan: _Plan, seed: int, bits: int) -> None:
     """One pass over the log, from the first image that is wanted to the last."""
     spoilt = set(plan.sources)
     for record in reader.records(after=min(plan.files) - 1):
@@ -219,7 +220,7 @@ def _write_images(reader: LogReader, root: Path, plan: _Plan, seed: int) -> None
             raise DataError(f"{reader.folder}: record {record.seq} has no image.")
         _save(root / (plan.files[record.seq] + _suffix(record.image, record.seq)), record.image)
         if record.seq in spoilt:
-            image, mask = defect_of(record.image, record.seq, seed)
+            image, mask = defect_of(record.image, record.seq, seed, bits)
             _save(root / f"test/{SYNTHETIC}/{record.seq:012}.png", image)
             if plan.masks:
                 _save(root / f"ground_truth/{SYNTHETIC}/{record.seq:012}_mask.png", mask)

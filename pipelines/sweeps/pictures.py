@@ -23,15 +23,17 @@ GAP, HEAD = 4, 18  # pixels between tiles, and of a row's title
 GROUND, INK = 255, 40
 
 
-def heatmaps(task: Task, judged: Judged, crop: int | None = None, each: int = EACH, side: int = SIDE) -> bytes | None:
+def heatmaps(
+    task: Task, judged: Judged, crop: int | None = None, each: int = EACH, side: int = SIDE, bits: int = 0
+) -> bytes | None:
     """The picture as PNG; None for a method without maps, and where no image of the task was judged.
 
-    crop: as the protocol saw the images. The scale is this picture's own: from the median of the good images' maps in
-    it to the 99.9 % quantile of all. Images that cannot be read again (files that are gone) are left out.
+    crop, bits: as the protocol saw the images. The scale is this picture's own: from the median of the good images'
+    maps in it to the 99.9 % quantile of all. Images that cannot be read again (files that are gone) are left out.
     """
     if judged.maps is None:
         return None
-    files, view = _files(task), View(judged.maps.shape[1], crop)
+    files, view = _files(task), View(judged.maps.shape[1], crop, bits)
     rows = []
     for title, places in chosen(judged, each).items():
         shown = [(n, seen) for n in places if (seen := _seen(files.get(judged.names[n]), view)) is not None]

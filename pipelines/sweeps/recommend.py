@@ -11,16 +11,18 @@ from ...methods.errors import ConfigError
 from ...methods.registry import build, method
 from ...platform.settings import LineSettings, parse_line
 
+LINES = ("device", "bits")  # parameters of every method that are settings of a line
+
 
 def fleet_entry(line: str, settings: LineSettings, name: str, params: Mapping[str, Any]) -> str:
     """The line's entry as YAML, with the method `name` and its parameters; what else the line sets is kept.
 
-    params: as the sweep gave them; what is a default of the method's is left out, and `device` too, as that is a
-    setting of the line. Parameters that the line has now belong to its method, and stay only where `name` is the
-    same. Raises ConfigError, UnknownName for what method or line refuse.
+    params: as the sweep gave them; what is a default of the method's is left out, and so are settings of the line.
+    Parameters that the line has now belong to its method, and stay only where `name` is the same.
+    Raises ConfigError, UnknownName for what method or line refuse.
     """
     kept = settings.params if name == settings.method else {}
-    given = {key: value for key, value in {**kept, **params}.items() if key != "device"}
+    given = {key: value for key, value in {**kept, **params}.items() if key not in LINES}
     rest = {
         key: getattr(settings, key)
         for key, _, default, _ in table.table(LineSettings)
@@ -52,5 +54,5 @@ def _check(line: str, text: str, name: str, given: Mapping[str, Any], settings: 
         for field in fields(LineSettings)
         if field.name not in ("method", "params")
     )
-    if not same or build(read.method, **read.params).params != build(name, **given).params:
+    if not same or build(read.method, **read.params).params != build(name, **given, bits=settings.bits).params:
         raise ConfigError(f"line {line}: the recommended entry does not read back as what it says:\n{text}")

@@ -109,7 +109,7 @@ def tune(
             holdout=holdout,
             data=data_at([images]),
         )
-        data = export(LogReader(folder), images, since=since, most=most, synthetic=synthetic)
+        data = export(LogReader(folder), images, since=since, most=most, synthetic=synthetic, bits=own.bits)
         settings = begin(settings, out, [data.task])
     for text in filter(None, (_counted(data), data.caveat)):
         ERR.print(text, markup=False, highlight=False)
@@ -161,13 +161,13 @@ def _check_resumed(out: Path | None) -> None:
 def _settings(
     own: LineSettings, methods: str | None, memory: str | None, device: str | None, **more: Any
 ) -> SweepSettings:
-    """The line's method with what its entry sets, and others on images of the same size."""
+    """The line's method with what its entry sets, and others on images of the same size and bits."""
     sizes, kept = sizes_of(memory), method(own.method).traits.memory
     if sizes and kept:  # the line's own size is tried too, beside those that were named
         sizes = sorted({*sizes, own_size(own)})
     params = {name: value for name, value in own.params.items() if not (sizes and name == kept)}
     given = {f"{own.method}.{name}": value for name, value in params.items()}
-    given |= {name: own.params[name] for name in ("size",) if name in own.params}
+    given |= {name: own.params[name] for name in ("size", "bits") if name in own.params}
     given |= {"device": device} if device else {}
     names = dict.fromkeys([own.method, *(METHODS if methods is None else words_of(methods))])
     return SweepSettings(methods=tuple(names), memory=tuple(sizes), given=given, **more)

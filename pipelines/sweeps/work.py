@@ -126,7 +126,11 @@ class _Run:
             stopped = self.trial.result([self._so_far(task) for task in self.tasks[:1]], dataset)
             return replace(record, status=STOPPED, result=stopped, points=self.points), None
         value = self.objective.of(measures(result))
-        picture = heatmaps(*self.judged, crop=self.trial.runs[0].crop) if self.judged else None
+        picture = (
+            heatmaps(*self.judged, crop=self.trial.runs[0].crop, bits=self.trial.detector.bits)
+            if self.judged
+            else None
+        )
         return replace(record, status=COMPLETE, result=result, objective=value, points=self.points), picture
 
     def _reached(self, seed: int) -> Reached:

@@ -34,6 +34,7 @@ from everline.methods.errors import (
 from everline.methods.registry import build
 from everline.platform.calibration import Calibration
 from everline.platform.decoders import BACKLOG, DECODERS, Decoders
+from everline.platform.depth import ENOUGH
 from everline.platform.images import prepare, views
 from everline.platform.settings import Fleet, LineSettings
 from everline.platform.versions import Version
@@ -557,6 +558,15 @@ def test_lines_and_their_state(scoring: Bench) -> None:
     scoring.line.trouble = LineDown("it restarts")
     (line,) = scoring.http.get("/lines").json()["lines"]
     assert line == {"line": "mono", "state": "unavailable", "problem": "it restarts"}
+
+
+def test_unused_bits_of_images_are_told_with_the_lines_state(scoring: Bench) -> None:
+    out = io.BytesIO()
+    Image.fromarray(np.arange(48 * 48, dtype=np.uint16).reshape(48, 48)).save(out, "PNG")  # up to 2,303
+    for _ in range(ENOUGH):
+        assert "advice" not in scoring.http.get("/lines/mono").json()
+        assert scoring.http.post("/lines/mono/inspect", content=out.getvalue()).status_code == 200
+    assert "set bits: 12" in scoring.http.get("/lines/mono").json()["advice"]
 
 
 def test_versions_are_listed(scoring: Bench) -> None:

@@ -1,7 +1,9 @@
 """What a replica holds in memory, and that what it computes for one line does not depend on the others."""
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from everline.methods.registry import build
 from everline.platform.calibration import Calibration
 from everline.platform.images import views
 from everline.platform.line import embed_image
+from PIL import Image
 
 SMALL = {"size": 64, "weights": "none"}
 
@@ -148,6 +151,17 @@ def test_one_decoding_is_enough_for_a_version_that_takes_another_size(parts: lis
     queue.put(late)
     queue.work()
     assert late.done.result(timeout=0).scored == found.scored
+
+
+def test_a_version_of_other_bits_sees_the_image_as_it_learned_to(parts: list[bytes]) -> None:
+    line, before = counter("padim"), counter("padim", bits=12)
+    line.scorer = before.scorer
+    grey = np.asarray(Image.open(io.BytesIO(parts[0])).convert("L")).astype(np.uint16)
+    out = io.BytesIO()
+    Image.fromarray(grey * 16).save(out, "PNG")
+    data, want = out.getvalue(), before.scorer.judge(embed_image(before.scorer.detector, out.getvalue()))[0]  # type: ignore[union-attr]
+    assert alone(line, data).scored == want and alone(before, data).scored == want
+    assert wanted(line, own=False, picture=True)["bits"] == 12 and wanted(line, own=True, picture=True)["bits"] == 0
 
 
 def test_what_is_wrong_with_one_image_is_not_told_to_those_that_went_with_it(

@@ -18,7 +18,7 @@ from everline.platform.images import decode, prepare, views
 from everline.platform.pictures import shrink
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from ..conftest import flat_webp
 
@@ -136,6 +136,54 @@ def test_a_damaged_tiff_tag_neither_warns_nor_refuses() -> None:
     assert plain.count(entry) == 1
     broken = plain.replace(entry, struct.pack("<HHI", 0x010E, 2, 10**6))
     assert np.array_equal(decode(broken), RAMP)
+
+
+def text(kind: str, value: bytes, name: bytes = b"Comment") -> PngImagePlugin.PngInfo:
+    """One chunk of text in a PNG."""
+    info = PngImagePlugin.PngInfo()
+    before = {"tEXt": b"\0", "zTXt": b"\0\0", "iTXt": b"\0\1\0\0\0"}[kind]
+    info.add(kind.encode(), name + before + (value if kind == "tEXt" else zlib.compress(value)))
+    return info
+
+
+NOISE = np.random.default_rng(0).bytes(2**21)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_a_long_colour_profile_is_no_damage(kind: str) -> None:
+    want = decode(encoded(Image.fromarray(RAMP), kind))
+    assert np.array_equal(decode(encoded(Image.fromarray(RAMP), kind, icc_profile=NOISE)), want)
+
+
+@pytest.mark.parametrize("kind", ["tEXt", "zTXt", "iTXt"])
+@pytest.mark.parametrize("name", [b"Comment", b"XML:com.adobe.xmp", b"Raw profile type exif"])
+def test_long_text_is_no_damage(kind: str, name: bytes) -> None:
+    data = encoded(Image.fromarray(RAMP), pnginfo=text(kind, b"y" * 2**22, name))
+    assert np.array_equal(decode(data), RAMP)
+
+
+def test_damaged_text_is_no_damage_of_the_image() -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add(b"zTXt", b"Comment\0\7not packed so")
+    info.add(b"iCCP", b"profile\0\7not packed so")
+    assert np.array_equal(decode(encoded(Image.fromarray(RAMP), pnginfo=info)), RAMP)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_which_side_is_up_is_read_from_text_of_bounded_length(before: int) -> None:
+    """before: whether text that takes all there is comes first."""
+    turn = b'<x tiff:Orientation="6"/>'
+    info = text("iTXt", b"y" * 2**22 if before else b"y", b"XML:com.adobe.xmp")
+    info.add(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + turn)
+    got = decode(encoded(Image.fromarray(RAMP), pnginfo=info))
+    assert np.array_equal(got, RAMP if before else np.rot90(RAMP, -1))
+
+
+def test_text_is_unpacked_up_to_a_bound_however_much_of_it_there_is() -> None:
+    info = PngImagePlugin.PngInfo()
+    for _ in range(1_900):
+        info.add(b"zTXt", b"XML:com.adobe.xmp\0\0" + zlib.compress(b"y" * 2**16))
+    assert np.array_equal(decode(encoded(Image.fromarray(RAMP), pnginfo=info)), RAMP)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """A line with a real log on disk: nothing lost, nothing learned twice, equal bits after any crash."""
 
+import io
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from everline.methods.errors import (
     ConfigError,
     ImageError,
@@ -21,7 +24,8 @@ from everline.platform.fold import Fold
 from everline.platform.line import Line
 from everline.platform.log import LogReader, LogWriter, verify
 from everline.platform.repair import repair
-from everline.platform.settings import LineSettings
+from everline.platform.settings import LineSettings, parse_line
+from PIL import Image
 
 from ..conftest import flat_webp
 from .lines import QUICK, SETTINGS, STREAM, Shelf, another, ask_again_at_once, die, png, send
@@ -47,6 +51,60 @@ def test_finds_the_defect(opened: Callable[..., Line]) -> None:
     bad = line.inspect(png(1, defect=True), "bad")
     assert bad.verdict == "reject"
     assert not bad.admitted
+
+
+def deep(data: bytes, bits: int = 12) -> bytes:
+    """The same image in a grey file of 16 bits, as a camera of so many bits gives it."""
+    grey = np.asarray(Image.open(io.BytesIO(data)).convert("L")).astype(np.uint32)
+    out = io.BytesIO()
+    Image.fromarray(((grey * ((1 << bits) - 1) + 127) // 255).astype(np.uint16)).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_a_camera_of_12_bits_is_learned_from_as_one_of_8_and_so_again_after_a_crash(
+    opened: Callable[..., Line],
+) -> None:
+    settings = parse_line("a", {"method": "lemo", "bits": 12, "params": {"size": 64}})
+    shallow, line, shelf = opened(store="eight"), None, Shelf()
+    for n, data in enumerate(STREAM[:12]):
+        if n in (0, 6):
+            line = opened(shelf, settings=settings)
+        grey = Image.open(io.BytesIO(data)).convert("L")
+        out = io.BytesIO()
+        grey.save(out, "PNG")
+        shallow.inspect(out.getvalue(), f"i{n}")
+        line.inspect(deep(data), f"i{n}")
+        line.settle()
+        if n == 5:
+            die(line)
+    shallow.settle()
+    mine, theirs = (one.fold.learner.state() for one in (line, shallow))
+    assert mine.meta["params"]["bits"] == 12 and "bits" not in theirs.meta["params"]
+    assert all(torch.equal(mine.tensors[name], tensor) for name, tensor in theirs.tensors.items())
+    with pytest.raises(ImageError, match="setting bits: 12"):
+        line.inspect(deep(STREAM[0], 14), "more")
+    assert line.status()["advice"] is None
+
+
+def test_images_that_never_use_the_upper_bits_are_told_once(
+    opened: Callable[..., Line], caplog: pytest.LogCaptureFixture
+) -> None:
+    line = opened()
+    for n in range(8):
+        line.inspect(deep(STREAM[n], 10), f"i{n}")
+    assert "set bits: 10" in line.status()["advice"]
+    assert len([text for text in caplog.messages if "set bits: 10" in text]) == 1
+
+
+def test_an_older_log_is_folded_again_with_other_bits_whatever_is_in_it(opened: Callable[..., Line]) -> None:
+    first = opened(store="same")
+    for n in range(6):
+        first.inspect(deep(STREAM[n], 14), f"i{n}")
+    first.close()
+    later = opened(store="same", settings=replace(SETTINGS, bits=12))
+    later.inspect(deep(STREAM[6]), "i6")
+    later.settle()
+    assert later.fold.learner.images_learned == 7
 
 
 def test_a_known_id_is_answered_and_not_learned_again(opened: Callable[..., Line]) -> None:

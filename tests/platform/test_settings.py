@@ -1,10 +1,12 @@
 """A fleet file: defaults, checks, and errors that say where and what."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from everline.methods.errors import ConfigError, UnknownLine, UnknownName
-from everline.platform.settings import parse_fleet, read_fleet
+from everline.platform.settings import parse_fleet, parse_line, read_fleet
 
 
 def test_a_small_file_is_enough(tmp_path: Path) -> None:
@@ -14,6 +16,11 @@ def test_a_small_file_is_enough(tmp_path: Path) -> None:
     assert fleet.tracking == f"sqlite:///{tmp_path}/data/m.db"
     assert fleet.line("a").method == "padim"
     assert fleet.line("a").false_reject_rate == 0.01
+
+
+def test_a_mark_at_the_beginning_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "fleet.yaml").write_bytes(b"\xef\xbb\xbflines: {a: {method: padim}}\n")
+    assert list(read_fleet(tmp_path / "fleet.yaml").lines) == ["a"]
 
 
 def test_the_defaults_of_the_defaults(tmp_path: Path) -> None:
@@ -47,6 +54,17 @@ def test_a_server_address_stays_as_it_is(tmp_path: Path) -> None:
 def test_mistakes_are_named(plain: object, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_fleet(plain, tmp_path)
+
+
+def test_bits_are_what_the_detector_is_made_with() -> None:
+    line = parse_line("a", {"method": "padim", "bits": 12, "params": {"size": 64}})
+    assert line.params == {"size": 64, "bits": 12} and replace(line, threads=2).params == line.params
+    for given, said in (
+        ({"bits": 11}, "bits must be in 0 | 8 | 10"),
+        ({"params": {"bits": 12}}, "put it one level up"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            parse_line("a", {"method": "padim", **given})
 
 
 def test_a_missing_file_shows_a_sample(tmp_path: Path) -> None:

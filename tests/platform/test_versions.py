@@ -58,8 +58,8 @@ class Brightness(Detector):
         self.total = tensors["total"]
 
 
-def taught(level: int = 100) -> State:
-    detector = Brightness(size=32)
+def taught(level: int = 100, bits: int = 0) -> State:
+    detector = Brightness(size=32, bits=bits)
     detector.learn(detector.embed(torch.full((1, 3, 32, 32), level, dtype=torch.uint8)))
     return detector.state()
 
@@ -335,12 +335,14 @@ def test_the_wrapper_answers_for_bytes_and_for_base64(mono: Versions, monkeypatc
     import pandas as pd
 
     monkeypatch.setitem(registry.METHODS, Brightness.name, Brightness)
-    publish(mono, "a", level=100)
+    mono.publish(taught(100, bits=12), CALIBRATION, watermark=7, key="a", tags={"torch": "2"})
     source = next(v.source for v in mono._search())
     model = mlflow.pyfunc.load_model(source)
-    answers = model.predict([png(100), png(190)])
-    assert list(answers["score"]) == [0.0, 90.0]
-    assert list(answers["verdict"]) == ["pass", "reject"]
+    camera = io.BytesIO()
+    Image.fromarray(np.full((30, 40), 190 * 4095 // 255, np.uint16)).save(camera, "PNG")
+    answers = model.predict([png(100), camera.getvalue(), png(190)])
+    assert list(answers["score"]) == [0.0, 90.0, 90.0]
+    assert list(answers["verdict"]) == ["pass", "reject", "reject"]
     text = pd.DataFrame({"image": [base64.b64encode(png(190)).decode()]})
     assert model.predict(text).to_dict("records") == answers.tail(1).to_dict("records")
 

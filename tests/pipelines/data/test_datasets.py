@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 from unittest.mock import Mock
 
-import numpy as np
 import pytest
 from everline.methods.errors import ConfigError, DataError
 from everline.pipelines.data.datasets import (
@@ -14,9 +13,10 @@ from everline.pipelines.data.datasets import (
     list_images,
     read_elpv,
     read_folder,
-    read_mask,
     split_stream,
 )
+from everline.pipelines.data.fingerprint import fingerprint
+from everline.pipelines.data.masks import read_mask
 from PIL import Image
 
 
@@ -63,6 +63,18 @@ def test_other_files_and_hidden_ones_are_passed_over(tmp_path: Path) -> None:
     assert len(read_folder(root).train) == 3 and len(read_folder(root).test) == 3
 
 
+def test_a_copy_whose_names_have_another_form_is_the_same_task(tmp_path: Path) -> None:
+    prints = []
+    for name in ("K\u00e4se", "Ka\u0308se"):
+        root = tree(tmp_path / name / "bolt")
+        for file in ("Kaa", "Kzz", name):
+            put(root / "train/good" / f"{file}.png")
+        task = read_folder(root)
+        assert [path.stem for path in task.train] == ["Kaa", "Kzz", name, "a", "b", "c"]
+        prints.append(fingerprint(task))
+    assert prints[0] == prints[1]
+
+
 def test_links_are_followed_and_keep_their_name(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tree(tmp_path / "bolt"), target_is_directory=True)
     task = read_folder(str(tmp_path / "link") + "/")
@@ -94,31 +106,6 @@ def test_a_wrong_tree_says_what_was_expected_and_found(tmp_path: Path) -> None:
     put(tmp_path / "train/good/0.png")
     with pytest.raises(DataError, match="no images under test"):
         read_folder(tmp_path)
-
-
-def test_masks_are_above_half_after_nearest_resizing(tmp_path: Path) -> None:
-    values = np.array([[0, 127], [128, 255]], np.uint8)
-    Image.fromarray(values).save(tmp_path / "m.png")
-    got = read_mask(tmp_path / "m.png", 4)
-    assert got.dtype == np.bool_
-    assert np.array_equal(got, np.repeat(np.repeat(values > 127, 2, 0), 2, 1))
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "RGB", "P"])
-def test_masks_may_have_any_mode(tmp_path: Path, mode: str) -> None:
-    values = np.zeros((6, 6), np.uint8)
-    values[1:3, 2:5] = 255
-    Image.fromarray(values).convert(mode).save(tmp_path / "m.png")
-    assert np.array_equal(read_mask(tmp_path / "m.png", 6), values > 0)
-
-
-def test_masks_that_are_not_black_and_white_are_refused(tmp_path: Path) -> None:
-    assert not read_mask(put(tmp_path / "empty.png", 0), 4).any()
-    with pytest.raises(DataError, match="largest value here is 1"):
-        read_mask(put(tmp_path / "ones.png", 1), 4)
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"broken\.png: the mask cannot be read"):
-        read_mask(tmp_path / "broken.png", 4)
 
 
 def test_images_of_a_folder_are_listed_in_order(tmp_path: Path) -> None:

@@ -67,6 +67,43 @@ def test_visa_follows_its_split_and_its_masks_are_not_zero(tmp_path: Path) -> No
     assert masks is not None and [mask.all() for mask in masks] == [False, True]  # drawn with the value 3
 
 
+def test_a_mark_at_the_beginning_of_visas_split_is_passed_over(tmp_path: Path) -> None:
+    table = visa(tmp_path) / "split_csv/1cls.csv"
+    want = read_dataset("visa", tmp_path)
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())  # as spreadsheets write it
+    assert read_dataset("visa", tmp_path) == want
+
+
+NFC, NFD = "K\u00e4se", "Ka\u0308se"
+
+
+@pytest.mark.parametrize("name", ["btad", "dagm", "loco", "mtd", "mvtec", "visa"])
+@pytest.mark.parametrize(("images", "masks"), [(NFC, NFD), (NFD, NFC)])
+def test_images_and_masks_whose_names_differ_in_form_only_belong_together(
+    tmp_path: Path, name: str, images: str, masks: str
+) -> None:
+    put(tmp_path / "a/train/good/0.png"), put(tmp_path / f"a/test/{images}/{images}.png")
+    put(tmp_path / f"a/ground_truth/{masks}/{masks}_mask.png", 255)
+    put(tmp_path / f"a/ground_truth/{masks}/{masks}/000.png", 255)
+    put(tmp_path / "a/train/ok/0.png"), put(tmp_path / f"a/test/ko/{images}.png")
+    put(tmp_path / f"a/ground_truth/ko/{masks}.png", 255)
+    (
+        put(tmp_path / f"a/ground_truth/ko/{images}_mask.png", 255),
+        put(tmp_path / f"a/ground_truth/ko/{masks}/0.png", 255),
+    )
+    put(tmp_path / "a/Train/0.PNG"), put(tmp_path / "a/Train/1.PNG"), put(tmp_path / "a/Train/Label/1_label.PNG")
+    put(tmp_path / f"a/Test/{images}.PNG")
+    put(tmp_path / f"a/Test/Label/{masks}_label.PNG", 255)
+    put(tmp_path / "MT_Free/Imgs/0.jpg"), put(tmp_path / "MT_Free/Imgs/1.jpg"), put(tmp_path / "MT_Free/Imgs/2.jpg")
+    put(tmp_path / f"MT_X/Imgs/{images}.jpg"), put(tmp_path / f"MT_X/Imgs/{masks}.png", 255)
+    rows = f"a,train,normal,a/train/ok/0.png,\na,test,anomaly,a/test/ko/{masks}.png,a/ground_truth/ko/{images}.png\n"
+    (tmp_path / "split_csv").mkdir()
+    (tmp_path / "split_csv/1cls.csv").write_text(f"object,split,label,image,mask\n{rows}", "utf-8")
+    (task,) = read_dataset(name, tmp_path)
+    assert task.masked and all(mask.is_file() for sample in task.test for mask in sample.masks)
+    assert Panel.of(task.test, View(8)).masks is not None
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -12,6 +12,7 @@ from everline.pipelines.data.drift import Drift
 from everline.pipelines.data.view import View
 from everline.pipelines.protocols.judging import Features
 from everline.pipelines.protocols.protocols import PROTOCOLS, Offline
+from everline.platform.depth import ENOUGH
 from PIL import Image
 
 
@@ -33,6 +34,27 @@ def test_the_mask_is_cropped_as_the_picture_is(tmp_path: Path) -> None:
     path = saved(tmp_path / "m.png", pixels)
     assert np.array_equal(View(8, 12).mask(path), pixels[2:10, 2:10] > 0)
     assert np.array_equal(View(12).mask(path), pixels > 0)
+
+
+def test_the_bits_of_a_run_are_its_methods_parameter_and_unused_ones_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shallow = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint32)
+    want = View(64).picture(saved(tmp_path / "8.png", shallow.astype(np.uint8)))
+    deep = [saved(tmp_path / f"{n}.tif", (shallow * 4095 // 255).astype(np.uint16)) for n in range(ENOUGH)]
+
+    def features(bits: int) -> Features:
+        return Features(lambda: PaDiM(size=64, weights="none", bits=bits))
+
+    assert np.abs(features(12).view.picture(deep[0]).numpy().astype(int) - want.numpy()).max() <= 1
+    with pytest.raises(DataError, match=r"0\.tif: image: values up to 4,095, but with the setting bits: 10"):
+        features(10).view.picture(deep[0])
+    unsaid = features(0)
+    for path in deep * 2:
+        unsaid.get(path)
+    assert [text for text in caplog.messages if "set bits: 12" in text] == caplog.messages and len(
+        caplog.messages
+    ) == 1
 
 
 @pytest.mark.parametrize("crop", [7, 5000])

@@ -146,6 +146,8 @@ def test_a_file_is_read_below_its_folder_and_nowhere_else(tmp_path: Path) -> Non
     (root / "in.png").symlink_to(root / "day" / "a.png")
     os.mkfifo(root / "pipe")
     assert read_below(root, "day/a.png") == read_below(root, "in.png") == b"a"
+    (root / "Ka\u0308se.png").write_bytes(b"k")  # as macOS and some file servers spell it
+    assert read_below(root, "K\u00e4se.png") == b"k"
     for path in ("../secret", str(tmp_path / "secret"), "out/secret", "pipe", "day", "none", "a\0b", "x" * 5000):
         with pytest.raises(ImageError):
             read_below(root, path)

@@ -63,6 +63,12 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["r.json"]
 
 
+def test_a_mark_at_the_beginning_is_passed_over(tmp_path: Path) -> None:
+    write_result(result(), tmp_path / "r.json")
+    (tmp_path / "r.json").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "r.json").read_bytes())
+    assert read_result(tmp_path / "r.json") == result()
+
+
 def test_what_only_some_protocols_have_is_read_back_too(tmp_path: Path) -> None:
     low, high = (dict.fromkeys(METRICS, value) for value in (0.25, 0.75))
     more: dict[str, Any] = {

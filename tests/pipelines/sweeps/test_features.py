@@ -251,13 +251,14 @@ def test_the_key_is_of_what_features_depend_on_and_nothing_else(monkeypatch: pyt
     ]
     others = [
         trial(size=96),
+        trial(bits=12),
         trial(strides=[8]),
         trial(backbone="resnet18"),
         trial(weights="default"),
         trial(options={"crop": 96}),
     ]
     keys = {feature_key(one) for one in others}
-    assert len({feature_key(one) for one in same}) == 1 and len(keys | {feature_key(trial())}) == 6
+    assert len({feature_key(one) for one in same}) == 1 and len(keys | {feature_key(trial())}) == 7
     before = feature_key(trial())
     monkeypatch.setattr(module, "__version__", "another")
     assert feature_key(trial()) != before

@@ -1,5 +1,6 @@
 """A line's log as a task: order, labels and by whose word, synthetic defects, whole or not at all."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from everline.methods.errors import ConfigError, DataError, StoreError
-from everline.pipelines.data.datasets import read_folder, read_mask
+from everline.pipelines.data.datasets import read_folder
+from everline.pipelines.data.masks import read_mask
 from everline.pipelines.sweeps import own_log
 from everline.pipelines.sweeps.own_labels import read_labels
 from everline.pipelines.sweeps.own_log import LogTask, export, reopen
@@ -15,6 +17,7 @@ from everline.platform.images import decode
 from everline.platform.log import LogReader
 from everline.platform.record import Record
 from everline.platform.synthetic import spoil
+from PIL import Image
 
 Write = Callable[..., LogReader]
 GOOD = [("good", n) for n in range(20)]
@@ -125,6 +128,25 @@ def test_too_few_defects_are_filled_up_with_visible_ones(write_log: Write, parts
             assert 0.001 <= mask.mean() <= 0.05
             assert changed[~mask].max() <= 1  # the way through floats and back
             assert changed[mask].mean() > 2
+
+
+def test_defects_are_made_of_images_as_a_line_of_12_bits_sees_them(
+    write_log: Write, parts: list[bytes], tmp_path: Path
+) -> None:
+    deep = []
+    for data in parts:
+        out = io.BytesIO()
+        Image.fromarray(decode(data)[..., 0].astype(np.uint16) * 16).save(out, "PNG")
+        deep.append(out.getvalue())
+    log = write_log(deep, GOOD)
+    found = export(log, tmp_path / "out", bits=12)
+    assert found.made == 10 and reopen(tmp_path / "out") == found
+    for sample in found.task.test:
+        if sample.defect:
+            before, after = decode(deep[int(sample.path.stem)], bits=12), decode(sample.path.read_bytes())
+            assert np.abs(before.astype(int) - after)[~read_mask(sample.masks[0], 64)].max() <= 1
+    with pytest.raises(DataError, match="something else in it"):
+        export(log, tmp_path / "out")  # by a line of other bits
 
 
 def test_real_defects_beside_synthetic_ones_leave_no_masks(

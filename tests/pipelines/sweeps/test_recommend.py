@@ -24,6 +24,14 @@ def test_parameters_of_the_same_method_stay_unless_the_sweep_says_otherwise() ->
     assert plain["mono"]["params"] == {"size": 96, "temperature": 0.5}
 
 
+def test_bits_stay_a_setting_of_the_line_whatever_the_method() -> None:
+    line = LineSettings(method="lemo", bits=12, params={"size": 96})
+    for name, params in (("padim", {"size": 64}), ("lemo", {"temperature": 0.5}), ("padim", {"size": 64, "bits": 12})):
+        plain = yaml.safe_load(fleet_entry("mono", line, name, params))
+        assert plain["mono"]["bits"] == 12 and "bits" not in plain["mono"]["params"]
+        assert parse_line("mono", plain["mono"]).params["bits"] == 12
+
+
 def test_all_defaults_make_the_shortest_entry() -> None:
     assert fleet_entry("mono", LineSettings(), "coreset", {}) == "mono:\n  method: coreset\n"
 

@@ -15,7 +15,7 @@ from everline.platform.settings import parse_line
 from everline.platform.versions import Versions
 
 Write = Callable[..., LogReader]
-OWN = {"method": "subspace", "false_reject_rate": 0.2, "params": {"size": 64, "sigma": 1.0}}
+OWN = {"method": "subspace", "false_reject_rate": 0.2, "bits": 12, "params": {"size": 64, "sigma": 1.0}}
 
 
 @pytest.fixture
@@ -39,13 +39,13 @@ def test_a_line_is_told_what_would_suit_it_and_why(
     found: dict[str, Any] = json.loads((tmp_path / "found.json").read_text("utf-8"))
     assert (found["current"]["method"], found["current"]["searched"]) == ("subspace", {})
     assert {t["method"] for t in found["sweep"]["trials"]} == {"subspace", "padim"}
-    assert {t["params"]["size"] for t in found["sweep"]["trials"]} == {64}
+    assert {(t["params"]["size"], t["params"]["bits"]) for t in found["sweep"]["trials"]} == {(64, 12)}
     assert found["data"]["synthetic"] > 0 and "synthetic" in found["caveat"]
     assert found["change"] == (found["recommended"]["number"] != found["current"]["number"])
     assert (found["entry"] is not None) == found["change"]
     if found["change"]:
         entry = parse_line("mono", yaml.safe_load(found["entry"])["mono"])
-        assert (entry.method, entry.false_reject_rate) == (found["recommended"]["method"], 0.2)
+        assert (entry.method, entry.false_reject_rate, entry.bits) == (found["recommended"]["method"], 0.2, 12)
     candidate = Versions(tracking_uri, "mono").candidate()
     assert found["published"]["version"] == candidate is not None
 
