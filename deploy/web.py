@@ -178,7 +178,7 @@ def application(
 
 def _answer_head(app: FastAPI) -> None:
     """Monitors and load balancers ask with HEAD what others ask with GET. A stream has no answer to it."""
-    for route in [one for one in app.routes if isinstance(one, APIRoute) and "GET" in one.methods]:
+    for route in [one for one in app.routes if isinstance(one, APIRoute) and "GET" in (one.methods or ())]:
         if route.path != "/events":
             app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
 
